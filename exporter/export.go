@@ -1,0 +1,189 @@
+package exporter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kubelogexporter/kubelogexporter/exporter/podlog"
+	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
+)
+
+// storePatience is how long a one-off export waits for a store that refuses everything.
+const storePatience = 20 * time.Second
+
+// oneShotTries is how often a one-off export asks for a log before it reports a failure: people wait.
+const oneShotTries = 6
+
+// tally counts what a one-off export has done.
+type tally struct {
+	mu       sync.Mutex
+	pods     int
+	runs     int
+	done     int
+	bytes    int64
+	already  int
+	keys     []string
+	failures []error
+}
+
+func (t *tally) add(change func(*tally)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	change(t)
+}
+
+// Progress is where a one-off export stands at one moment.
+type Progress struct {
+	Pods, Runs, Done int      // selected pods, container runs found in them, runs finished
+	Bytes            int64    // of log text
+	Already          int      // runs that were archived before
+	Spooled          int      // captures that are not in the bucket yet
+	Keys             []string // of the records of the captures
+	Failures         []error  // of single containers
+}
+
+// Progress returns where a one-off export stands. It may be called while Export runs.
+func (e *Exporter) Progress() Progress {
+	s := &e.tally
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Progress{Pods: s.pods, Runs: s.runs, Done: s.done, Bytes: s.bytes, Already: s.already,
+		Spooled: e.ship.open.count(), Keys: slices.Clone(s.keys), Failures: slices.Clone(s.failures)}
+}
+
+// Export collects the logs of the selected pods once, of running containers too, and returns when
+// all of them are in the bucket, or ctx ended. Failures of single containers are in Progress.
+func (e *Exporter) Export(ctx context.Context) error {
+	e.once, e.policy = true, "export"
+	e.tracker.probe = func(r *run) { e.begin(r, prioFinished) } // a running container: read what it has written so far
+	work, stop := context.WithCancel(ctx)
+	defer stop()
+	if err := e.ship.recover(work); err != nil {
+		return err
+	}
+	var loops sync.WaitGroup
+	loops.Go(func() { e.queue.run(work) })
+	loops.Go(func() { e.ship.queue.run(work) })
+	err := e.listOnce(ctx)
+	if err == nil {
+		err = e.await(ctx)
+	}
+	stop()
+	loops.Wait()
+	return err
+}
+
+func (e *Exporter) listOnce(ctx context.Context) error {
+	namespaces := e.opts.Namespaces
+	if len(namespaces) == 0 {
+		var err error
+		if namespaces, err = e.scope(ctx); err != nil {
+			return err
+		}
+	}
+	for _, ns := range namespaces {
+		o := metav1.ListOptions{Limit: 500}
+		if e.opts.Selector != nil {
+			o.LabelSelector = e.opts.Selector.String()
+		}
+		for {
+			list, err := e.kube.CoreV1().Pods(ns).List(ctx, o)
+			if apierrors.IsForbidden(err) {
+				if missing := e.access.check(ctx, ns); missing != nil {
+					return missing
+				}
+			}
+			if err != nil {
+				return fmt.Errorf("list pods: %w", err)
+			}
+			for i := range list.Items {
+				e.take(&list.Items[i])
+			}
+			if o.Continue = list.Continue; o.Continue == "" {
+				break
+			}
+		}
+	}
+	return nil
+}
+
+func (e *Exporter) take(pod *corev1.Pod) {
+	if !e.selects(pod) {
+		return
+	}
+	e.tally.add(func(t *tally) { t.pods++; t.runs += len(views(pod)) })
+	e.tracker.observe(pod, false)
+}
+
+// await returns when every capture is finished and shipped.
+func (e *Exporter) await(ctx context.Context) error {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		p := e.Progress()
+		if p.Done == p.Runs && p.Spooled == 0 {
+			return nil
+		}
+		if err := e.ship.outageSince(storePatience); err != nil && p.Done == p.Runs {
+			return fmt.Errorf("%d captures wait in the spool %s, the next run ships them: %w", p.Spooled, e.opts.Spool, err)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("export: %w", context.Cause(ctx))
+		case <-tick.C:
+		}
+	}
+}
+
+// snapshot reads what a running container has written so far.
+func (c *capture) snapshot(ctx context.Context) {
+	if m := c.run.now(); m.ended() {
+		c.read(ctx)
+		return
+	}
+	c.asked = slotCurrent
+	ok := c.take(ctx, "get", podlog.Request{})
+	switch {
+	case ctx.Err() != nil:
+		c.abandon()
+	case ok:
+		c.running = true
+		c.tail = bundle.Part{State: bundle.Unproven, Cause: bundle.CauseStillRunning}
+		c.seal(ctx)
+	case c.gone:
+		c.seal(ctx)
+	default:
+		c.again(c.snapshot)
+	}
+}
+
+// again puts a step that was refused back on the queue; a one-off export gives up at some point.
+func (c *capture) again(step func(context.Context)) {
+	if c.e.once && c.refused >= oneShotTries {
+		pod := c.run.now().pod
+		err := fmt.Errorf("read log of %s/%s/%s: %w", pod.Namespace, pod.Name, c.run.id.container, c.lastError())
+		c.e.tally.add(func(t *tally) { t.failures = append(t.failures, err) })
+		c.reset()
+		c.finish()
+		return
+	}
+	c.e.queue.add(c.prio, time.Now().Add(backoff(c.refused)), step)
+}
+
+func (c *capture) lastError() error {
+	if n := len(c.reads); n > 0 && c.reads[n-1].Result != "ok" {
+		return errors.New(c.reads[n-1].Result)
+	}
+	if n := len(c.texts); n > 0 {
+		return errors.New(c.texts[n-1])
+	}
+	return errors.New("gave up")
+}

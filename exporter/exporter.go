@@ -1,0 +1,186 @@
+package exporter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/kubelogexporter/kubelogexporter/exporter/podlog"
+	"github.com/kubelogexporter/kubelogexporter/sink"
+	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
+)
+
+// Options are everything an Exporter is told. They are not changed after New.
+type Options struct {
+	// Kube says how to reach the API server. Its rate limits are ignored: the exporter limits itself.
+	Kube *rest.Config
+	// Bucket is where the archive is.
+	Bucket sink.Bucket
+	// Spool is the directory that holds captures until they are in the bucket. One process per spool.
+	Spool string
+	// Cluster names the cluster in keys and records.
+	Cluster string
+	// Namespaces limit the watch; empty means every namespace that the identity may see.
+	Namespaces []string
+	// DefaultNamespace is watched if nothing else may be.
+	DefaultNamespace string
+	// Selector picks pods by their labels; nil means all.
+	Selector labels.Selector
+	// Pods picks pods by name; empty means all.
+	Pods []string
+	// Compression of the log objects.
+	Compression bundle.Compression
+	// Follows and Reads bound the streams of dying pods and all other reads; 0 means the default.
+	Follows, Reads int
+	// Uploads bounds the objects on their way to the bucket; 0 means the default.
+	Uploads int
+	// Grace is how long Run goes on after its context ended, to finish what is open.
+	Grace   time.Duration
+	Version string
+	Log     *slog.Logger
+	Metrics prometheus.Registerer // nil keeps the metrics to itself
+}
+
+// Defaults for the limits. A follow costs the node one inotify instance, of which many systems allow
+// 128 per user; a read costs it CPU for as long as it lasts.
+const (
+	defaultFollows = 512
+	defaultReads   = 64
+	defaultUploads = 8
+	defaultGrace   = 20 * time.Second
+)
+
+// Exporter captures the logs of container runs that end. Make it with New, use it once, with Run or
+// with Export, and Close it.
+type Exporter struct {
+	kube        kubernetes.Interface
+	source      podlog.Source
+	bucket      sink.Bucket
+	spool       *sink.Dir
+	unlock      func() error
+	cluster     string
+	version     string
+	policy      string
+	compression bundle.Compression
+	encoders    *bundle.Encoders
+	opts        Options
+	log         *slog.Logger
+
+	tracker  *tracker
+	queue    *queue
+	ship     *shipper
+	access   *access
+	metrics  *metrics
+	once     bool // a one-off Export
+	tally    tally
+	captures inFlight // begun and not finished
+}
+
+// New checks the options, opens and locks the spool, and touches neither cluster nor bucket.
+func New(o Options) (*Exporter, error) {
+	if o.Kube == nil || o.Bucket == nil || o.Spool == "" || o.Log == nil {
+		return nil, errors.New("new exporter: Kube, Bucket, Spool and Log are required")
+	}
+	if err := bundle.CheckCluster(o.Cluster); err != nil {
+		return nil, err
+	}
+	kube, logs, err := clients(o.Kube, "kubelogexporter/"+o.Version)
+	if err != nil {
+		return nil, err
+	}
+	spool, err := sink.OpenDir(o.Spool)
+	if err != nil {
+		return nil, fmt.Errorf("open spool: %w", err)
+	}
+	unlock, err := spool.Lock()
+	if err != nil {
+		return nil, fmt.Errorf("open spool: %w", err)
+	}
+	e := &Exporter{
+		kube: kube, source: podlog.Source{Pods: logs.CoreV1()}, bucket: o.Bucket, spool: spool, unlock: unlock,
+		cluster: o.Cluster, version: o.Version, policy: "final", compression: o.Compression,
+		encoders: bundle.NewEncoders(runtime.GOMAXPROCS(0)), opts: o, log: o.Log,
+		queue: newQueue(orDefault(o.Follows, defaultFollows), orDefault(o.Reads, defaultReads)),
+	}
+	e.metrics = newMetrics(o.Metrics)
+	e.tracker = newTracker(e.begin, e.probeHead)
+	e.access = newAccess(kube, o.Log)
+	e.ship = newShipper(e, orDefault(o.Uploads, defaultUploads))
+	return e, nil
+}
+
+// clients returns one client for objects and one for log bodies, on connections of their own: log
+// bodies are long and many, and must not stand in the watch's way. Neither has a rate limiter (a
+// dying pod cannot wait for one) nor a timeout (http.Client's would cut long bodies).
+func clients(base *rest.Config, userAgent string) (objects, logs *kubernetes.Clientset, err error) {
+	c := rest.CopyConfig(base)
+	c.QPS, c.RateLimiter, c.Timeout, c.UserAgent = -1, nil, 0, userAgent
+	c.ContentType, c.AcceptContentTypes = "application/vnd.kubernetes.protobuf", "application/vnd.kubernetes.protobuf,application/json"
+	if objects, err = kubernetes.NewForConfig(c); err != nil {
+		return nil, nil, fmt.Errorf("make Kubernetes client: %w", err)
+	}
+	l := rest.CopyConfig(c)
+	l.UserAgent = userAgent + " logs" // client-go shares the transport of equal configurations
+	l.Dial = newDialer()
+	if logs, err = kubernetes.NewForConfig(l); err != nil {
+		return nil, nil, fmt.Errorf("make Kubernetes client: %w", err)
+	}
+	return objects, logs, nil
+}
+
+func orDefault[T int | time.Duration](n, d T) T {
+	if n <= 0 {
+		return d
+	}
+	return n
+}
+
+// Close gives the spool back.
+func (e *Exporter) Close() error { return e.unlock() }
+
+// Run watches and captures until ctx ends, then finishes what is open within the grace time. It
+// returns nil after an orderly stop; whatever is left in the spool is shipped by the next Run.
+func (e *Exporter) Run(ctx context.Context) error {
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	if err := e.ship.recover(work); err != nil {
+		return err
+	}
+	var loops sync.WaitGroup
+	loops.Go(func() { e.queue.run(work) })
+	loops.Go(func() { e.ship.queue.run(work) })
+	loops.Go(func() { e.watch(work) })
+	<-ctx.Done()
+	e.log.Info("stopping", "open", e.captures.count(), "spooled", e.ship.open.count())
+	e.tracker.close() // take up nothing new, but go on seeing how pods end
+	e.drain(work, orDefault(e.opts.Grace, defaultGrace))
+	stop()
+	loops.Wait()
+	return nil
+}
+
+// drain waits until every capture that was begun is in the bucket, or the time is over.
+func (e *Exporter) drain(ctx context.Context, d time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	select {
+	case <-e.captures.none():
+	case <-ctx.Done():
+		e.log.Warn("stopped before every capture was finished; the next start reads them again", "open", e.captures.count())
+		return
+	}
+	select {
+	case <-e.ship.open.none():
+	case <-ctx.Done():
+		e.log.Warn("stopped with captures in the spool; the next start ships them", "spooled", e.ship.open.count())
+	}
+}

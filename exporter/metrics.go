@@ -1,0 +1,60 @@
+package exporter
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
+)
+
+// metrics are the exporter's own counts. After every fault
+// runs_ended_total = archived_total + already_archived_total + runs_open + captures_pending.
+type metrics struct {
+	observed     prometheus.Counter
+	open         prometheus.Gauge
+	pending      prometheus.Gauge
+	archived     prometheus.Counter
+	already      prometheus.Counter
+	verdicts     *prometheus.CounterVec
+	read         *prometheus.CounterVec
+	uploadErrors prometheus.Counter
+	lag          prometheus.Histogram
+}
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	const ns = "kubelogexporter"
+	m := &metrics{
+		observed: prometheus.NewCounter(prometheus.CounterOpts{Namespace: ns, Name: "runs_ended_total",
+			Help: "Container runs that ended, or whose pod began to be deleted, and that were taken up for capture."}),
+		open: prometheus.NewGauge(prometheus.GaugeOpts{Namespace: ns, Name: "runs_open",
+			Help: "Runs taken up for capture that are not in the spool yet."}),
+		pending: prometheus.NewGauge(prometheus.GaugeOpts{Namespace: ns, Name: "captures_pending",
+			Help: "Captures in the spool that are not in the bucket yet."}),
+		archived: prometheus.NewCounter(prometheus.CounterOpts{Namespace: ns, Name: "archived_total",
+			Help: "Records stored in the bucket."}),
+		already: prometheus.NewCounter(prometheus.CounterOpts{Namespace: ns, Name: "already_archived_total",
+			Help: "Runs that had a record in the bucket before."}),
+		verdicts: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: ns, Name: "captures_total",
+			Help: "Captures committed to the spool, by the worst state of head, middle and tail, and its cause."}, []string{"verdict", "cause"}),
+		read: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: ns, Name: "log_read_bytes_total",
+			Help: "Bytes of log bodies read from the API server, by method."}, []string{"method"}),
+		uploadErrors: prometheus.NewCounter(prometheus.CounterOpts{Namespace: ns, Name: "upload_errors_total",
+			Help: "Uploads that failed and will be tried again."}),
+		lag: prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: ns, Name: "archive_lag_seconds",
+			Help:    "Time from a container's finishedAt (whole seconds, the node's clock) to its record in the bucket.",
+			Buckets: []float64{0.5, 1, 1.5, 2, 2.5, 3, 4, 5, 7.5, 10, 30, 60, 300, 1800}}),
+	}
+	if reg != nil {
+		reg.MustRegister(m.observed, m.open, m.pending, m.archived, m.already, m.verdicts, m.read, m.uploadErrors, m.lag)
+	}
+	return m
+}
+
+func (m *metrics) captured(rec *bundle.Record) {
+	verdict, cause := "complete", bundle.CauseNone
+	for _, p := range []bundle.Part{rec.Verdict.Head, rec.Verdict.Middle, rec.Verdict.Tail} {
+		if p.State == bundle.Lost || (p.State == bundle.Unproven && verdict == "complete") {
+			verdict, cause = string(p.State), p.Cause
+		}
+	}
+	m.verdicts.WithLabelValues(verdict, string(cause)).Inc()
+}

@@ -1,0 +1,161 @@
+package exporter
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/tools/cache"
+)
+
+// scopeRetry is how often a cluster that cannot be watched yet is tried again.
+const scopeRetry = 5 * time.Second
+
+// watch feeds the tracker from informers until ctx ends. While nothing may be watched, or the API
+// server cannot be reached, it says so and tries again.
+func (e *Exporter) watch(ctx context.Context) {
+	namespaces := e.awaitScope(ctx)
+	var all sync.WaitGroup
+	for _, ns := range namespaces {
+		all.Go(func() { e.watchNamespace(ctx, ns) })
+	}
+	all.Wait()
+}
+
+// awaitScope finds out which namespaces to watch: those that were named, or all, or each that the
+// identity may see. metav1.NamespaceAll stands for all.
+func (e *Exporter) awaitScope(ctx context.Context) []string {
+	if len(e.opts.Namespaces) > 0 {
+		return e.opts.Namespaces
+	}
+	var last string
+	for ctx.Err() == nil {
+		namespaces, err := e.scope(ctx)
+		if err == nil {
+			e.log.Info("watching", "namespaces", describe(namespaces))
+			return namespaces
+		}
+		if text := err.Error(); text != last && ctx.Err() == nil {
+			last = text
+			e.access.tell("", err, err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(scopeRetry):
+		}
+	}
+	return nil
+}
+
+func describe(namespaces []string) any {
+	if len(namespaces) == 1 && namespaces[0] == metav1.NamespaceAll {
+		return "all"
+	}
+	return namespaces
+}
+
+func (e *Exporter) scope(ctx context.Context) ([]string, error) {
+	err := e.access.check(ctx, metav1.NamespaceAll)
+	if err == nil {
+		return []string{metav1.NamespaceAll}, nil
+	}
+	var missing *AccessError
+	if !errors.As(err, &missing) {
+		return nil, err
+	}
+	candidates := []string{e.opts.DefaultNamespace}
+	if list, lerr := e.kube.CoreV1().Namespaces().List(ctx, metav1.ListOptions{}); lerr == nil {
+		candidates = candidates[:0]
+		for _, ns := range list.Items {
+			candidates = append(candidates, ns.Name)
+		}
+	}
+	var may []string
+	for _, ns := range candidates {
+		if ns != "" && e.access.check(ctx, ns) == nil {
+			may = append(may, ns)
+		}
+	}
+	if len(may) == 0 {
+		return nil, missing
+	}
+	return may, nil
+}
+
+func (e *Exporter) watchNamespace(ctx context.Context, namespace string) {
+	factory := informers.NewSharedInformerFactoryWithOptions(e.kube, 0,
+		informers.WithNamespace(namespace), informers.WithTransform(slim))
+	pods := factory.Core().V1().Pods().Informer()
+	outage := &watchOutage{e: e, namespace: namespace}
+	if err := pods.SetWatchErrorHandlerWithContext(outage.handle); err != nil {
+		e.log.Warn("cannot observe watch errors", "err", err)
+	}
+	handle := func(obj any, deleted bool) {
+		if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+			obj = gone.Obj
+		}
+		if pod, ok := obj.(*corev1.Pod); ok && e.selects(pod) {
+			e.tracker.observe(pod, deleted)
+		}
+	}
+	if _, err := pods.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(obj any) { outage.over(); handle(obj, false) },
+		UpdateFunc: func(_, obj any) { outage.over(); handle(obj, false) },
+		DeleteFunc: func(obj any) { handle(obj, true) },
+	}); err != nil {
+		e.log.Warn("cannot watch pods", "namespace", namespace, "err", err)
+		return
+	}
+	pods.RunWithContext(ctx)
+}
+
+// selects says whether the pod is wanted. The selection is made here and not by the API server: an
+// object that leaves a server-side selector looks deleted.
+func (e *Exporter) selects(pod *corev1.Pod) bool {
+	if len(e.opts.Pods) > 0 && !slices.Contains(e.opts.Pods, pod.Name) {
+		return false
+	}
+	return e.opts.Selector == nil || e.opts.Selector.Matches(labels.Set(pod.Labels))
+}
+
+// watchOutage tells once when a watch breaks for good reasons and once when it works again.
+// The reflector itself goes on trying, with its own backoff.
+type watchOutage struct {
+	e         *Exporter
+	namespace string
+	mu        sync.Mutex
+	broken    bool
+}
+
+func (w *watchOutage) handle(ctx context.Context, _ *cache.Reflector, err error) {
+	if apierrors.IsResourceExpired(err) || apierrors.IsGone(err) || ctx.Err() != nil {
+		return // the reflector lists again; nothing is wrong
+	}
+	w.mu.Lock()
+	first := !w.broken
+	w.broken = true
+	w.mu.Unlock()
+	switch {
+	case !first:
+	case apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err):
+		w.e.access.tell(w.namespace, err, w.e.access.check(ctx, w.namespace))
+	default:
+		w.e.log.Warn("cannot watch pods, will go on trying", "namespace", w.namespace, "err", err)
+	}
+}
+
+func (w *watchOutage) over() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.broken {
+		w.broken = false
+		w.e.log.Info("watching pods again", "namespace", w.namespace)
+	}
+}

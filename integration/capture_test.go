@@ -1,0 +1,194 @@
+package integration
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
+)
+
+// 40 pods that print a last line on SIGTERM are deleted at once: every last line is archived.
+func TestGracefulDeletes(t *testing.T) {
+	const pods = 40
+	c := newCluster(t)
+	b := c.export(objectStore(t))
+	for i := range pods {
+		c.create(shell(fmt.Sprintf("dying-%d", i), `trap 'echo last words; exit 7' TERM; echo started; while true; do sleep 0.2; done`))
+	}
+	c.until(3*time.Minute, "40 running pods", func() bool { return c.inPhase(corev1.PodRunning) == pods })
+	err := c.kube.CoreV1().Pods(c.namespace).DeleteCollection(t.Context(), metav1.DeleteOptions{}, metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	recs := c.await(b, pods, time.Minute)
+	complete := 0
+	for _, rec := range recs {
+		text := c.text(b, rec)
+		if !bytes.HasSuffix(text, []byte(" last words\n")) {
+			t.Errorf("%s: the last line is missing from %q", rec.Pod.Name, text)
+		}
+		if rec.State.ExitCode == nil || *rec.State.ExitCode != 7 {
+			t.Errorf("%s: state %+v", rec.Pod.Name, rec.State)
+		}
+		if rec.Verdict.Complete {
+			complete++
+		}
+	}
+	t.Logf("%d of %d records complete", complete, len(recs))
+	if len(recs) != pods {
+		t.Errorf("%d records for %d runs", len(recs), pods)
+	}
+}
+
+// 10 pods that crash at once and restart: every run has one record, and the log of the right run.
+func TestCrashLoops(t *testing.T) {
+	const pods = 10
+	c := newCluster(t)
+	b := c.export(objectStore(t))
+	for i := range pods {
+		pod := shell(fmt.Sprintf("crash-%d", i), `echo "boot $(cat /proc/sys/kernel/random/uuid)"; exit 1`)
+		pod.Spec.RestartPolicy = corev1.RestartPolicyAlways
+		c.create(pod)
+	}
+	restarts := func() (sum int, all bool) {
+		all = true
+		for _, pod := range c.list() {
+			if len(pod.Status.ContainerStatuses) == 0 {
+				return 0, false
+			}
+			sum += int(pod.Status.ContainerStatuses[0].RestartCount)
+			all = all && pod.Status.ContainerStatuses[0].RestartCount >= 3
+		}
+		return sum, all
+	}
+	c.until(3*time.Minute, "three restarts of each pod", func() bool { _, all := restarts(); return all })
+	c.until(30*time.Second, "a record for every run", func() bool {
+		sum, _ := restarts()
+		return len(c.records(b)) >= sum
+	})
+	type run struct {
+		pod     string
+		restart int32
+	}
+	seen := make(map[run]string)
+	ids := make(map[string]bool)
+	for _, rec := range c.records(b) {
+		r := run{rec.Pod.Name, rec.Container.RestartCount}
+		text := string(c.text(b, rec))
+		if ids[rec.Container.ContainerID] || seen[r] != "" {
+			t.Errorf("%v is archived twice", r)
+		}
+		ids[rec.Container.ContainerID] = true
+		if strings.Count(text, "boot ") != 1 {
+			t.Errorf("%v: log %q, verdict %+v", r, text, rec.Verdict)
+		}
+		for other, boot := range seen {
+			if boot == text {
+				t.Errorf("%v and %v have the same log", r, other)
+			}
+		}
+		seen[r] = text
+	}
+	for i := range pods {
+		for n := range int32(3) {
+			if seen[run{fmt.Sprintf("crash-%d", i), n}] == "" {
+				t.Errorf("crash-%d: restart %d has no log", i, n)
+			}
+		}
+	}
+}
+
+// Every pod of a Job is archived, also when the Job is gone right after.
+func TestJob(t *testing.T) {
+	const completions = 6
+	c := newCluster(t)
+	b := c.export(objectStore(t))
+	n, parallel, ttl := int32(completions), int32(3), int32(5)
+	_, err := c.kube.BatchV1().Jobs(c.namespace).Create(t.Context(), &batchv1.Job{
+		ObjectMeta: metav1.ObjectMeta{Name: "job"},
+		Spec: batchv1.JobSpec{Completions: &n, Parallelism: &parallel, TTLSecondsAfterFinished: &ttl,
+			Template: corev1.PodTemplateSpec{Spec: shell("x", "echo done $HOSTNAME").Spec}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	recs := c.await(b, completions, 2*time.Minute)
+	c.until(time.Minute, "the Job's TTL", func() bool { return len(c.list()) == 0 })
+	if recs = c.records(b); len(recs) != completions {
+		t.Errorf("%d records for %d pods", len(recs), completions)
+	}
+	for _, rec := range recs {
+		if !strings.Contains(string(c.text(b, rec)), "done "+rec.Pod.Name) {
+			t.Errorf("%s: log %q", rec.Pod.Name, c.text(b, rec))
+		}
+		if len(rec.Pod.Owners) != 1 || rec.Pod.Owners[0].Kind != "Job" {
+			t.Errorf("owners %+v", rec.Pod.Owners)
+		}
+	}
+}
+
+// What is archived is, byte for byte, what kubectl logs --timestamps prints.
+func TestBytes(t *testing.T) {
+	scripts := map[string]string{
+		"one-byte-lines": `i=0; while [ $i -lt 2000 ]; do echo x; i=$((i+1)); done`,
+		"line-20k":       `head -c 20480 /dev/zero | tr '\0' a; echo; echo after`,
+		"line-5m":        `head -c 5242880 /dev/zero | tr '\0' b; echo; echo after`,
+		"empty":          `true`,
+		"binary":         `head -c 300000 /dev/urandom`,
+		"no-newline":     `echo first; printf 'last without newline'`,
+		"both-streams":   `for i in 1 2 3 4 5; do echo out $i; echo err $i >&2; done`,
+	}
+	c := newCluster(t)
+	b := c.export(objectStore(t))
+	for name, script := range scripts {
+		c.create(shell(name, `PATH=/bin:/busybox; for a in head tr cat printf; do alias $a="/bin/busybox $a"; done; `+script))
+	}
+	for _, rec := range c.await(b, len(scripts), 2*time.Minute) {
+		want, got := c.kubectlLogs(rec.Pod.Name), c.text(b, rec)
+		if !bytes.Equal(got, want) {
+			t.Errorf("%s: %d bytes archived, kubectl prints %d", rec.Pod.Name, len(got), len(want))
+		}
+		if rec.Pod.Name != "empty" && len(want) < 10 {
+			t.Errorf("%s printed only %q", rec.Pod.Name, want)
+		}
+		if rec.Verdict.Tail.State != bundle.Proven || rec.Verdict.Middle.State != bundle.Proven {
+			t.Errorf("%s: verdict %+v", rec.Pod.Name, rec.Verdict)
+		}
+	}
+}
+
+// 40 pods end together: the records are in the bucket soon after.
+func TestLatency(t *testing.T) {
+	const pods = 40
+	c := newCluster(t)
+	b := c.export(objectStore(t))
+	start := time.Now().Add(25 * time.Second).Unix()
+	for i := range pods {
+		c.create(shell(fmt.Sprintf("timed-%d", i), fmt.Sprintf(`while [ $(date +%%s) -lt %d ]; do sleep 0.1; done; echo end`, start)))
+	}
+	var lags []time.Duration
+	for _, rec := range c.await(b, pods, 3*time.Minute) {
+		key, err := bundle.KeyOf(rec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rec.LastStamp == nil {
+			t.Fatalf("%s has no lines", rec.Pod.Name)
+		}
+		lags = append(lags, b.at(key.Record()).Sub(*rec.LastStamp)) // it exits right after its only line
+	}
+	slices.Sort(lags)
+	median, p99 := lags[len(lags)/2], lags[len(lags)-1]
+	t.Logf("exit to record: min %v, median %v, max %v", lags[0], median, p99)
+	if median > 2*time.Second || p99 > 5*time.Second {
+		t.Errorf("median %v, 99th percentile %v: want at most 2 s and 5 s", median, p99)
+	}
+}

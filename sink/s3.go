@@ -1,0 +1,447 @@
+package sink
+
+import (
+	"context"
+	"crypto/md5" //nolint:gosec // S3's ETag of a single PUT is an MD5
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"net/http"
+	"net/url"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
+)
+
+// stallTimeout is how long a transfer may move no byte before it is cut: a peer that stops reading
+// would hold it for ever, since HTTP clients put no limit on writing a body.
+const stallTimeout = 60 * time.Second
+
+// S3Options say where a bucket is and who we are there.
+type S3Options struct {
+	// Endpoint is host[:port] or a URL; http:// switches TLS off. Empty means AWS.
+	Endpoint string
+	Region   string // empty means us-east-1, which most other stores take
+	Bucket   string
+	Prefix   string // in front of every key, without slashes around it
+	// PathStyle is auto, on or off: whether the bucket stands in the path or in the host name.
+	PathStyle string
+	// CAFile holds PEM certificates that are trusted beside the system's.
+	CAFile string
+	// Credentials is the place that keys come from, one of auto, env, files, shared, web-identity,
+	// pod-identity, instance-role.
+	Credentials                                            string
+	AccessKeyIDFile, SecretAccessKeyFile, SessionTokenFile string
+}
+
+// S3 is a Bucket in an S3-compatible store. It uploads by single PUTs of known size, and never by
+// parts: so an object is whole or not there, and If-None-Match holds.
+type S3 struct {
+	client   *minio.Client
+	creds    *credentials.Credentials
+	bucket   string
+	prefix   string
+	endpoint string
+	// noConditions is set when the store refused If-None-Match as such. Then Put looks first.
+	noConditions atomic.Bool
+}
+
+var _ Bucket = (*S3)(nil)
+
+// OpenS3 checks the options, all of them at once, and makes the client. It does not ask the store:
+// a store that is away must not keep a program from starting. Check asks.
+func OpenS3(_ context.Context, o S3Options) (*S3, error) {
+	var problems []error
+	host, secure, err := parseEndpoint(o.Endpoint)
+	problems = append(problems, err)
+	if !validBucket(o.Bucket) {
+		problems = append(problems, fmt.Errorf("bucket %q: a name has 3 to 63 lower-case letters, digits, dots and hyphens", o.Bucket))
+	}
+	if o.Prefix != "" {
+		if err := CheckKey(o.Prefix); err != nil {
+			problems = append(problems, fmt.Errorf("prefix: %w", err))
+		}
+	}
+	lookup, ok := map[string]minio.BucketLookupType{
+		"": minio.BucketLookupAuto, "auto": minio.BucketLookupAuto, "on": minio.BucketLookupPath, "off": minio.BucketLookupDNS,
+	}[o.PathStyle]
+	if !ok {
+		problems = append(problems, fmt.Errorf("path style %q: want auto, on or off", o.PathStyle))
+	}
+	transport, err := newTransport(secure, o.CAFile)
+	problems = append(problems, err)
+	creds, err := newCredentials(o, &http.Client{Transport: transport, Timeout: 30 * time.Second})
+	problems = append(problems, err)
+	if err := errors.Join(problems...); err != nil {
+		return nil, fmt.Errorf("open S3 bucket: %w", err)
+	}
+	region := o.Region
+	if region == "" {
+		region = "us-east-1" // asking the store for it is a request that is not retried
+	}
+	client, err := minio.New(host, &minio.Options{
+		Creds: creds, Secure: secure, Transport: transport, Region: region, BucketLookup: lookup,
+		MaxRetries: 1, // the caller retries, with knowledge of what waits
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open S3 bucket: %w", err)
+	}
+	s := &S3{client: client, creds: creds, bucket: o.Bucket, endpoint: client.EndpointURL().String()}
+	if o.Prefix != "" {
+		s.prefix = o.Prefix + "/"
+	}
+	return s, nil
+}
+
+func parseEndpoint(endpoint string) (host string, secure bool, err error) {
+	if endpoint == "" {
+		return "s3.amazonaws.com", true, nil
+	}
+	if !strings.Contains(endpoint, "://") {
+		endpoint = "https://" + endpoint
+	}
+	u, err := url.Parse(endpoint)
+	switch {
+	case err != nil:
+		return "", false, fmt.Errorf("endpoint: %w", err)
+	case u.Scheme != "http" && u.Scheme != "https", u.Host == "", strings.Trim(u.Path, "/") != "", u.RawQuery != "", u.User != nil:
+		return "", false, fmt.Errorf("endpoint %q: want host[:port], http://host[:port] or https://host[:port]", u.Redacted())
+	}
+	return u.Host, u.Scheme == "https", nil
+}
+
+func validBucket(name string) bool {
+	if len(name) < 3 || len(name) > 63 {
+		return false
+	}
+	for _, c := range name {
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '.' && c != '-' {
+			return false
+		}
+	}
+	return !strings.Contains(name, "..") && name[0] != '-' && name[0] != '.'
+}
+
+func newTransport(secure bool, caFile string) (*http.Transport, error) {
+	t, err := minio.DefaultTransport(secure)
+	if err != nil {
+		return nil, fmt.Errorf("make transport: %w", err)
+	}
+	t.MaxIdleConnsPerHost = 64 // as many uploads as a program runs side by side
+	if caFile == "" {
+		return t, nil
+	}
+	pem, err := os.ReadFile(caFile) //nolint:gosec // the user names the file
+	if err != nil {
+		return nil, fmt.Errorf("CA file: %w", err)
+	}
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		roots = x509.NewCertPool()
+	}
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("CA file %s: no PEM certificate in it", caFile)
+	}
+	if t.TLSClientConfig == nil {
+		t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+	t.TLSClientConfig.RootCAs = roots
+	return t, nil
+}
+
+// String names the bucket without any secret.
+func (s *S3) String() string { return "s3://" + s.bucket + "/" + s.prefix + " at " + s.endpoint }
+
+// Check makes one cheap request, to tell a user at once what is wrong.
+func (s *S3) Check(ctx context.Context) error {
+	for o := range s.client.ListObjectsIter(ctx, s.bucket, minio.ListObjectsOptions{Prefix: s.prefix, MaxKeys: 1}) {
+		return s.failed("check", "", o.Err)
+	}
+	return nil
+}
+
+// failed words an error and drops credentials that the store has refused, so that the next try reads
+// them again.
+func (s *S3) failed(op, key string, err error) error {
+	err = s.wrap(op, key, err)
+	var e *StoreError
+	if errors.As(err, &e) && slices.Contains([]string{"ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidTokenId"}, e.Code) {
+		s.creds.Expire()
+	}
+	return err
+}
+
+// key checks a key and puts the prefix in front of it.
+func (s *S3) key(key string) (string, error) {
+	if err := CheckKey(key); err != nil {
+		return "", err
+	}
+	if full := s.prefix + key; len(full) <= maxKey {
+		return full, nil
+	}
+	return "", fmt.Errorf("%w %q: with the prefix it has more than %d bytes", ErrInvalidKey, key, maxKey)
+}
+
+func contentType(key string) string {
+	switch path.Ext(key) {
+	case ".json":
+		return "application/json"
+	case ".zst":
+		return "application/zstd"
+	case ".gz":
+		return "application/gzip"
+	}
+	return "application/octet-stream"
+}
+
+// Put implements Bucket. The MD5 goes along, so that the store refuses a body that was damaged on
+// the way, and is compared with what the store answers.
+func (s *S3) Put(ctx context.Context, key string, body io.ReadSeeker) error {
+	full, err := s.key(key)
+	if err != nil {
+		return err
+	}
+	sum := md5.New() //nolint:gosec // see above
+	start, err := body.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return fmt.Errorf("put %s: %w", key, err)
+	}
+	size, err := io.Copy(sum, body)
+	if err == nil {
+		_, err = body.Seek(start, io.SeekStart)
+	}
+	if err != nil {
+		return fmt.Errorf("put %s: read body: %w", key, err)
+	}
+	if s.noConditions.Load() {
+		if _, err := s.Stat(ctx, key); !errors.Is(err, ErrNotFound) {
+			return errors.Join(err, existsUnless(err, key))
+		}
+	}
+	ctx, timer, stop := stallGuard(ctx)
+	defer stop()
+	var guarded io.Reader = &moving{body, timer}
+	if at, ok := body.(io.ReaderAt); ok { // otherwise the client holds the whole object in memory
+		guarded = &movingAt{io.NewSectionReader(at, start, size), timer}
+	}
+	o := minio.PutObjectOptions{ContentType: contentType(key), SendContentMd5: true, DisableMultipart: true}
+	if !s.noConditions.Load() {
+		o.SetMatchETagExcept("*")
+	}
+	info, err := s.client.PutObject(ctx, s.bucket, full, guarded, size, o)
+	if err != nil {
+		err = s.failed("put", key, cause(ctx, err))
+		if s.refusesConditions(err) {
+			s.noConditions.Store(true)
+			if _, serr := body.Seek(start, io.SeekStart); serr == nil {
+				return s.Put(ctx, key, body)
+			}
+		}
+		return err
+	}
+	return s.compare(ctx, key, info.ETag, hex.EncodeToString(sum.Sum(nil)))
+}
+
+// compare checks the ETag of a stored object against the MD5 of what was sent. An ETag is no MD5
+// where the store encrypts with keys of its own.
+func (s *S3) compare(ctx context.Context, key, etag, want string) error {
+	if etag == want || len(etag) != len(want) || !isHex(etag) {
+		return nil
+	}
+	info, err := s.client.StatObject(ctx, s.bucket, s.prefix+key, minio.StatObjectOptions{})
+	if err == nil && strings.HasPrefix(info.Metadata.Get("X-Amz-Server-Side-Encryption"), "aws:kms") {
+		return nil
+	}
+	return s.failed("put", key, errors.Join(err, fmt.Errorf("the store has other bytes: its ETag is %s, the body's MD5 %s", etag, want)))
+}
+
+func existsUnless(err error, key string) error {
+	if err != nil {
+		return nil
+	}
+	return fmt.Errorf("put %s: %w", key, ErrExists)
+}
+
+// refusesConditions says whether the store knows no If-None-Match: it then answers that the header is
+// not implemented. Without it, two writers at the same moment may both succeed; they write the same.
+func (s *S3) refusesConditions(err error) bool {
+	var e *StoreError
+	return errors.As(err, &e) && !s.noConditions.Load() && (e.Status == http.StatusNotImplemented || e.Code == "NotImplemented")
+}
+
+func isHex(s string) bool {
+	_, err := hex.DecodeString(s)
+	return err == nil
+}
+
+var errStalled = errors.New("no byte moved for a minute")
+
+// cause prefers the reason why a context was cut over the client's words for it.
+func cause(ctx context.Context, err error) error {
+	if ctx.Err() != nil && errors.Is(context.Cause(ctx), errStalled) {
+		return errStalled
+	}
+	return err
+}
+
+// stallGuard returns a context that is cut when its timer is not reset for stallTimeout.
+func stallGuard(ctx context.Context) (context.Context, *time.Timer, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	timer := time.AfterFunc(stallTimeout, func() { cancel(errStalled) })
+	return ctx, timer, func() {
+		timer.Stop()
+		cancel(nil)
+	}
+}
+
+// moving resets a stall timer at each read.
+type moving struct {
+	r     io.Reader
+	timer *time.Timer
+}
+
+func (m *moving) Read(p []byte) (int, error) {
+	m.timer.Reset(stallTimeout)
+	return m.r.Read(p)
+}
+
+// movingAt is moving for a body that can be read at any place.
+type movingAt struct {
+	*io.SectionReader
+	timer *time.Timer
+}
+
+func (m *movingAt) Read(p []byte) (int, error) {
+	m.timer.Reset(stallTimeout)
+	return m.SectionReader.Read(p)
+}
+
+func (m *movingAt) ReadAt(p []byte, off int64) (int, error) {
+	m.timer.Reset(stallTimeout)
+	return m.SectionReader.ReadAt(p, off)
+}
+
+// Open implements Bucket.
+func (s *S3) Open(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
+	full, err := s.key(key)
+	if err != nil {
+		return nil, err
+	}
+	if offset < 0 {
+		return nil, fmt.Errorf("open %s: offset %d is negative", key, offset)
+	}
+	if length == 0 {
+		_, err := s.Stat(ctx, key)
+		return io.NopCloser(strings.NewReader("")), err
+	}
+	var o minio.GetObjectOptions
+	if offset > 0 || length > 0 {
+		end := int64(0) // minio-go's word for "up to the end", with an offset above 0
+		if length > 0 {
+			end = offset + length - 1
+		}
+		if err := o.SetRange(offset, end); err != nil {
+			return nil, fmt.Errorf("open %s: %w", key, err)
+		}
+	}
+	core := minio.Core{Client: s.client}
+	ctx, timer, stop := stallGuard(ctx)
+	body, info, _, err := core.GetObject(ctx, s.bucket, full, o)
+	if err != nil {
+		stop()
+		err = s.failed("open", key, cause(ctx, err))
+		var e *StoreError
+		if errors.As(err, &e) && e.Status == http.StatusRequestedRangeNotSatisfiable {
+			return io.NopCloser(strings.NewReader("")), nil
+		}
+		return nil, err
+	}
+	return &objectReader{s: s, key: key, ctx: ctx, r: &moving{body, timer}, body: body, left: info.Size, stop: stop}, nil
+}
+
+// objectReader fails when the store delivers less than it announced.
+type objectReader struct {
+	s    *S3
+	key  string
+	ctx  context.Context //nolint:containedctx // of the one request that it reads
+	r    io.Reader
+	body io.Closer
+	left int64
+	stop func()
+}
+
+func (r *objectReader) Read(p []byte) (int, error) {
+	n, err := r.r.Read(p)
+	r.left -= int64(n)
+	switch {
+	case err == io.EOF && r.left > 0: //nolint:errorlint // a reader returns io.EOF itself
+		return n, r.s.wrap("open", r.key, io.ErrUnexpectedEOF)
+	case err != nil && err != io.EOF: //nolint:errorlint // as above
+		return n, r.s.wrap("open", r.key, cause(r.ctx, err))
+	}
+	return n, err
+}
+
+func (r *objectReader) Close() error {
+	err := r.body.Close()
+	r.stop()
+	return err
+}
+
+// Stat implements Bucket.
+func (s *S3) Stat(ctx context.Context, key string) (Object, error) {
+	full, err := s.key(key)
+	if err != nil {
+		return Object{}, err
+	}
+	info, err := s.client.StatObject(ctx, s.bucket, full, minio.StatObjectOptions{})
+	if err != nil {
+		return Object{}, s.failed("stat", key, err)
+	}
+	return Object{Key: key, Size: info.Size, ModTime: info.LastModified, ETag: info.ETag}, nil
+}
+
+// List implements Bucket.
+func (s *S3) List(ctx context.Context, prefix string, o ListOptions) iter.Seq2[Object, error] {
+	return func(yield func(Object, error) bool) {
+		lo := minio.ListObjectsOptions{Prefix: s.prefix + prefix, Recursive: !o.Shallow}
+		if o.After != "" && !o.Shallow {
+			lo.StartAfter = s.prefix + o.After
+		}
+		var folded []Object // a page gives its objects before its folders: put them in order
+		for info := range s.client.ListObjectsIter(ctx, s.bucket, lo) {
+			if info.Err != nil {
+				yield(Object{}, s.failed("list", prefix, info.Err))
+				return
+			}
+			obj := Object{Key: strings.TrimPrefix(info.Key, s.prefix), Size: info.Size, ModTime: info.LastModified, ETag: strings.Trim(info.ETag, `"`)}
+			switch {
+			case obj.Key == "" || obj.Key <= o.After:
+			case o.Shallow:
+				folded = append(folded, obj)
+			case !yield(obj, nil):
+				return
+			}
+		}
+		if err := ctx.Err(); err != nil {
+			yield(Object{}, err)
+			return
+		}
+		slices.SortFunc(folded, func(a, b Object) int { return strings.Compare(a.Key, b.Key) })
+		for _, obj := range folded {
+			if !yield(obj, nil) {
+				return
+			}
+		}
+	}
+}
