@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -60,6 +61,13 @@ func (e *AccessError) Error() string {
 		s += " " + p.String()
 	}
 	return s
+}
+
+// lacks says whether one of the verbs on pods themselves is missing.
+func (e *AccessError) lacks(verbs ...string) bool {
+	return slices.ContainsFunc(e.Missing, func(p Permission) bool {
+		return p.Subresource == "" && slices.Contains(verbs, p.Verb)
+	})
 }
 
 // Fix returns the kubectl commands that grant what is missing.

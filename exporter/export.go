@@ -82,12 +82,9 @@ func (e *Exporter) Export(ctx context.Context) error {
 }
 
 func (e *Exporter) listOnce(ctx context.Context) error {
-	namespaces := e.opts.Namespaces
-	if len(namespaces) == 0 {
-		var err error
-		if namespaces, err = e.scope(ctx); err != nil {
-			return err
-		}
+	namespaces, err := e.scope(ctx)
+	if err != nil {
+		return err
 	}
 	for _, ns := range namespaces {
 		o := metav1.ListOptions{Limit: 500}

@@ -93,7 +93,7 @@ func New(o Options) (*Exporter, error) {
 	if err := bundle.CheckCluster(o.Cluster); err != nil {
 		return nil, err
 	}
-	kube, logs, err := clients(o.Kube, "kubelogexporter/"+o.Version)
+	kube, logs, err := clients(o.Kube, "kubelogexporter/"+o.Version, &reach{log: o.Log})
 	if err != nil {
 		return nil, err
 	}
@@ -121,11 +121,13 @@ func New(o Options) (*Exporter, error) {
 // clients returns one client for objects and one for log bodies, on connections of their own: log
 // bodies are long and many, and must not stand in the watch's way. Neither has a rate limiter (a
 // dying pod cannot wait for one) nor a timeout (http.Client's would cut long bodies).
-func clients(base *rest.Config, userAgent string) (objects, logs *kubernetes.Clientset, err error) {
+func clients(base *rest.Config, userAgent string, r *reach) (objects, logs *kubernetes.Clientset, err error) {
 	c := rest.CopyConfig(base)
 	c.QPS, c.RateLimiter, c.Timeout, c.UserAgent = -1, nil, 0, userAgent
 	c.ContentType, c.AcceptContentTypes = "application/vnd.kubernetes.protobuf", "application/vnd.kubernetes.protobuf,application/json"
-	if objects, err = kubernetes.NewForConfig(c); err != nil {
+	watched := rest.CopyConfig(c)
+	watched.Wrap(r.wrap)
+	if objects, err = kubernetes.NewForConfig(watched); err != nil {
 		return nil, nil, fmt.Errorf("make Kubernetes client: %w", err)
 	}
 	l := rest.CopyConfig(c)

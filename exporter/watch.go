@@ -32,9 +32,6 @@ func (e *Exporter) watch(ctx context.Context) {
 // awaitScope finds out which namespaces to watch: those that were named, or all, or each that the
 // identity may see. metav1.NamespaceAll stands for all.
 func (e *Exporter) awaitScope(ctx context.Context) []string {
-	if len(e.opts.Namespaces) > 0 {
-		return e.opts.Namespaces
-	}
 	var last string
 	for ctx.Err() == nil {
 		namespaces, err := e.scope(ctx)
@@ -42,8 +39,9 @@ func (e *Exporter) awaitScope(ctx context.Context) []string {
 			e.log.Info("watching", "namespaces", describe(namespaces))
 			return namespaces
 		}
-		if text := err.Error(); text != last && ctx.Err() == nil {
-			last = text
+		var missing *AccessError
+		if errors.As(err, &missing) && missing.Error() != last {
+			last = missing.Error()
 			e.access.tell("", err, err)
 		}
 		select {
@@ -62,7 +60,15 @@ func describe(namespaces []string) any {
 }
 
 func (e *Exporter) scope(ctx context.Context) ([]string, error) {
-	err := e.access.check(ctx, metav1.NamespaceAll)
+	for _, ns := range e.opts.Namespaces {
+		if err := e.watchable(ctx, ns); err != nil {
+			return nil, err
+		}
+	}
+	if len(e.opts.Namespaces) > 0 {
+		return e.opts.Namespaces, nil
+	}
+	err := e.watchable(ctx, metav1.NamespaceAll)
 	if err == nil {
 		return []string{metav1.NamespaceAll}, nil
 	}
@@ -79,7 +85,7 @@ func (e *Exporter) scope(ctx context.Context) ([]string, error) {
 	}
 	var may []string
 	for _, ns := range candidates {
-		if ns != "" && e.access.check(ctx, ns) == nil {
+		if ns != "" && e.watchable(ctx, ns) == nil {
 			may = append(may, ns)
 		}
 	}
@@ -87,6 +93,18 @@ func (e *Exporter) scope(ctx context.Context) ([]string, error) {
 		return nil, missing
 	}
 	return may, nil
+}
+
+// watchable returns why a namespace cannot be watched. A missing right to read logs is told, and no
+// reason: the runs that end meanwhile must be known, and their logs may still be there when it is granted.
+func (e *Exporter) watchable(ctx context.Context, namespace string) error {
+	err := e.access.check(ctx, namespace)
+	var missing *AccessError
+	if !errors.As(err, &missing) || missing.lacks("list", "watch") {
+		return err
+	}
+	e.access.forbidden(ctx, namespace, err)
+	return nil
 }
 
 func (e *Exporter) watchNamespace(ctx context.Context, namespace string) {
@@ -113,7 +131,16 @@ func (e *Exporter) watchNamespace(ctx context.Context, namespace string) {
 		e.log.Warn("cannot watch pods", "namespace", namespace, "err", err)
 		return
 	}
-	pods.RunWithContext(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		pods.RunWithContext(ctx)
+	}()
+	<-ctx.Done()
+	select {
+	case <-ended:
+	case <-time.After(time.Second): // the reflector may sleep up to its back-off before it looks at ctx
+	}
 }
 
 // selects says whether the pod is wanted. The selection is made here and not by the API server: an

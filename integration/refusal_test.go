@@ -1,0 +1,128 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	authnv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+
+	"github.com/kubelogexporter/kubelogexporter/exporter"
+)
+
+// A service account that may watch pods but not read logs: the exporter says which right is missing
+// and how to grant it, and goes on by itself once it is granted.
+func TestForbiddenLogs(t *testing.T) {
+	c := newCluster(t)
+	account := c.account("watcher", rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"get", "list", "watch"}})
+	log := c.exportAs(account)
+	c.create(shell("secret", "echo hello"))
+	want := "system:serviceaccount:" + c.namespace + ":watcher may not get pods/log in namespace " + c.namespace
+	c.until(time.Minute, "the message "+want, func() bool { return strings.Contains(log.text(), want) })
+	if !strings.Contains(log.text(), "--serviceaccount="+c.namespace+":watcher") {
+		t.Errorf("the message does not say how to grant it:\n%s", log.text())
+	}
+	if n := len(c.records(log.bucket)); n != 0 {
+		t.Errorf("%d records while logs are forbidden", n)
+	}
+	c.grant("watcher-logs", "watcher", rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"pods/log"}, Verbs: []string{"get"}})
+	rec := c.await(log.bucket, 1, time.Minute)[0]
+	if text := c.text(log.bucket, rec); !bytes.HasSuffix(text, []byte(" hello\n")) {
+		t.Errorf("log %q", text)
+	}
+}
+
+// An API server that cannot be reached: a clear message, no end of the program, and work as soon as
+// it is there.
+func TestUnreachable(t *testing.T) {
+	c := newCluster(t)
+	away := rest.CopyConfig(c.config)
+	away.Host = "https://10.96.0.1:1"
+	log := c.exportAs(away)
+	c.until(time.Minute, "a message", func() bool {
+		return strings.Contains(log.text(), "cannot reach the API server") && strings.Contains(log.text(), "connection refused")
+	})
+}
+
+// account makes a service account with rights in the test's namespace, and a configuration to be it.
+func (c *cluster) account(name string, rules ...rbacv1.PolicyRule) *rest.Config {
+	c.t.Helper()
+	accounts := c.kube.CoreV1().ServiceAccounts(c.namespace)
+	if _, err := accounts.Create(c.t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}); err != nil {
+		c.t.Fatal(err)
+	}
+	c.grant(name, name, rules...)
+	token, err := accounts.CreateToken(c.t.Context(), name, &authnv1.TokenRequest{}, metav1.CreateOptions{})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	config := rest.AnonymousClientConfig(c.config)
+	config.BearerToken = token.Status.Token
+	return config
+}
+
+func (c *cluster) grant(role, account string, rules ...rbacv1.PolicyRule) {
+	c.t.Helper()
+	meta := metav1.ObjectMeta{Name: role}
+	if _, err := c.kube.RbacV1().Roles(c.namespace).Create(c.t.Context(), &rbacv1.Role{ObjectMeta: meta, Rules: rules}, metav1.CreateOptions{}); err != nil {
+		c.t.Fatal(err)
+	}
+	binding := &rbacv1.RoleBinding{
+		ObjectMeta: meta, RoleRef: rbacv1.RoleRef{APIGroup: "rbac.authorization.k8s.io", Kind: "Role", Name: role},
+		Subjects: []rbacv1.Subject{{Kind: "ServiceAccount", Name: account, Namespace: c.namespace}},
+	}
+	if _, err := c.kube.RbacV1().RoleBindings(c.namespace).Create(c.t.Context(), binding, metav1.CreateOptions{}); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// observed is what an exporter says and stores.
+type observed struct {
+	bucket *timed
+	mu     sync.Mutex
+	buf    bytes.Buffer
+}
+
+func (o *observed) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.Write(p)
+}
+
+func (o *observed) text() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.String()
+}
+
+// exportAs runs an exporter under another configuration until the test ends.
+func (c *cluster) exportAs(config *rest.Config) *observed {
+	c.t.Helper()
+	o := &observed{bucket: &timed{Bucket: objectStore(c.t), times: make(map[string]time.Time), puts: make(map[string]int)}}
+	e, err := exporter.New(exporter.Options{
+		Kube: config, Bucket: o.bucket, Spool: c.t.TempDir(), Cluster: "test", Namespaces: []string{c.namespace},
+		Version: "test", Grace: time.Second, Log: slog.New(slog.NewTextHandler(o, nil)),
+	})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- e.Run(ctx) }()
+	c.t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			c.t.Errorf("exporter: %v", err)
+		}
+		_ = e.Close()
+	})
+	return o
+}
