@@ -238,6 +238,9 @@ func checkFrames(t *testing.T, raw, stored []byte, obj Object, o LogOptions) {
 		if !end && j < len(obj.Frames)-1 && bytes.IndexByte(part, '\n') >= 0 && atLineStart {
 			t.Errorf("frame %d was cut inside a line", j)
 		}
+		if !end && j < len(obj.Frames)-1 && int(f.RawBytes) != o.FrameSize {
+			t.Errorf("frame %d was cut inside a line before it was full", j)
+		}
 		atLineStart = end
 	}
 }

@@ -1,0 +1,140 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// app is what the commands share: the streams, the environment, and how far the command has come.
+type app struct {
+	name           string // as the user types it: "kubelogexporter", or "kubectl logexporter"
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	environ        map[string]string
+	cmd            *cobra.Command // the command that was asked for
+	began          bool           // its arguments were accepted: what fails now is no misuse
+}
+
+func newApp(argv0 string, stdin io.Reader, stdout, stderr io.Writer, environ []string) *app {
+	a := &app{name: "kubelogexporter", stdin: stdin, stdout: stdout, stderr: stderr, environ: make(map[string]string)}
+	for _, kv := range environ {
+		k, v, _ := strings.Cut(kv, "=")
+		a.environ[k] = v
+	}
+	base := strings.TrimSuffix(filepath.Base(argv0), ".exe")
+	if plugin, ok := strings.CutPrefix(base, "kubectl-"); ok {
+		// kubectl finds "kubectl-log_archive" for "kubectl log-archive".
+		a.name = "kubectl " + strings.ReplaceAll(plugin, "_", "-")
+	}
+	return a
+}
+
+const exitHelp = `Exit codes:
+  0    done
+  1    error
+  2    wrong usage
+  3    nothing matched
+  4    done in part; what failed is listed on stderr
+  5    the cluster refuses the identity or lacks a permission for it
+  6    the storage cannot be reached or refuses
+  130  interrupted
+`
+
+func newRoot(a *app) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "kubelogexporter",
+		Short: "Archive the final logs of Kubernetes containers, and read them back",
+		Long: `Archive the final logs of Kubernetes containers into S3-compatible storage or a
+directory, and read them back when the pods are long gone.
+
+Without any set-up, "run" uses the current kubeconfig (in a pod: the service
+account), watches every namespace it may see and writes into ./kubelogs.`,
+		Example: a.examples(`
+  # archive the log of every container that ends, until interrupted
+  {} run
+
+  # collect the logs of some pods once
+  {} export -n shop -l app=cart
+
+  # what is archived, and the log of a pod that no longer exists
+  {} ls
+  {} logs cart-7c5d -n shop`),
+		Annotations:                map[string]string{cobra.CommandDisplayNameAnnotation: a.name},
+		SilenceErrors:              true,
+		SuggestionsMinimumDistance: 2,
+		SilenceUsage:               true,
+		PersistentPreRunE:          func(cmd *cobra.Command, _ []string) error { return a.prepare(cmd) },
+		Args:                       cobra.ArbitraryArgs, // so that RunE can word the error
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cmd.Help()
+			}
+			return unknownCommand(cmd, args[0])
+		},
+	}
+	root.SetIn(a.stdin)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	root.SetUsageTemplate(root.UsageTemplate() + "\nEvery flag can also be set as an environment variable: --s3-region as\nKUBELOGEXPORTER_S3_REGION. The command line wins.\n\n" + exitHelp)
+	root.AddCommand(newRunCommand(a), newExportCommand(a), newListCommand(a), newLogsCommand(a), newVersionCommand(a))
+	return root
+}
+
+func unknownCommand(cmd *cobra.Command, name string) error {
+	text := fmt.Sprintf("unknown command %q", name)
+	if near := cmd.SuggestionsFor(name); len(near) > 0 {
+		text += fmt.Sprintf(", did you mean %q?", near[0])
+	}
+	return errors.New(text)
+}
+
+// examples fills the program's name into a command's examples.
+func (a *app) examples(text string) string {
+	return strings.ReplaceAll(strings.Trim(text, "\n"), "{}", a.name)
+}
+
+// prepare takes from the environment what the command line leaves open.
+func (a *app) prepare(cmd *cobra.Command) error {
+	var errs []error
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		name := envName(f.Name)
+		value := a.environ[name]
+		if value == "" || f.Changed || f.Name == "help" || displaced(cmd.Flags(), f) {
+			return
+		}
+		if err := cmd.Flags().Set(f.Name, value); err != nil {
+			errs = append(errs, fmt.Errorf("environment variable %s: %w", name, err))
+		}
+	})
+	return errors.Join(errs...)
+}
+
+func envName(flag string) string {
+	return "KUBELOGEXPORTER_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+// displaced says whether the command line sets a flag that excludes this one.
+func displaced(flags *pflag.FlagSet, f *pflag.Flag) bool {
+	for _, group := range f.Annotations["cobra_annotation_mutually_exclusive"] {
+		for name := range strings.FieldsSeq(group) {
+			if other := flags.Lookup(name); other != nil && other != f && other.Changed {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// begin wraps a command's work: from here on an error is not the user's misuse, unless it says so.
+func (a *app) begin(work func(cmd *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		a.began = true
+		return work(cmd, args)
+	}
+}

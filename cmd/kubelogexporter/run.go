@@ -1,0 +1,164 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kubelogexporter/kubelogexporter/exporter"
+	"github.com/kubelogexporter/kubelogexporter/sink"
+	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
+)
+
+// checkPatience is how long the check of the bucket at the start may take.
+const checkPatience = 15 * time.Second
+
+// captureFlags are what run and export have in common.
+type captureFlags struct {
+	kube        kubeFlags
+	sink        sinkFlags
+	log         logFlags
+	spool       string
+	compression string
+}
+
+func (c *captureFlags) register(a *app, cmd *cobra.Command, spool string, all bool, level string) {
+	c.kube.register(a, cmd, all)
+	c.sink.register(cmd)
+	c.log.register(cmd, level)
+	cmd.Flags().StringVar(&c.spool, "spool", "", "`directory` that holds captures until they are archived (default: "+spool+" in a directory sink, else one in the user's cache directory)")
+	cmd.Flags().StringVar(&c.compression, "compression", "zstd", "compression of the logs: zstd or gzip")
+	complete(cmd, "compression", words("zstd", "gzip"))
+}
+
+// open resolves the flags to what an exporter needs. It talks to the storage, and not to the cluster.
+func (c *captureFlags) open(ctx context.Context, spool string, log *slog.Logger) (exporter.Options, *kubeTarget, error) {
+	o := exporter.Options{Log: log, Version: buildVersion().Version}
+	var err error
+	if o.Compression, err = bundle.ParseCompression(c.compression); err != nil {
+		return o, nil, usagef("--compression: %w", err)
+	}
+	if o.Selector, err = c.kube.labels(); err != nil {
+		return o, nil, err
+	}
+	target, err := c.kube.load()
+	if err != nil {
+		return o, nil, err
+	}
+	o.Kube, o.Cluster, o.DefaultNamespace = target.config, target.cluster, target.namespace
+	if o.Bucket, err = c.sink.open(ctx); err != nil {
+		return o, nil, err
+	}
+	if o.Spool = c.spool; o.Spool == "" {
+		if o.Spool, err = c.sink.spool(o.Bucket, spool); err != nil {
+			return o, nil, err
+		}
+	}
+	return o, target, nil
+}
+
+type runCommand struct {
+	captureFlags
+	a      *app
+	grace  time.Duration
+	listen string
+}
+
+func newRunCommand(a *app) *cobra.Command {
+	r := &runCommand{a: a}
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Watch the cluster and archive the log of every container that ends",
+		Long: `Watch the cluster and archive the log of every container that ends, until
+SIGINT or SIGTERM. The first signal ends in good order, within --grace; a second
+one ends at once. What is in the spool then is archived by the next start.
+
+While the storage or the API server cannot be reached, the program says so once
+and goes on trying; it needs no restart.`,
+		Example: a.examples(`
+  {} run
+  {} run -n shop,pay --sink s3://logs/prod --s3-region eu-west-1
+  {} run --sink s3://logs --s3-endpoint https://minio.example:9000 --listen :8080`),
+		Args: argCount(0, 0, "no arguments"),
+		RunE: a.begin(r.run),
+	}
+	r.register(a, cmd, ".spool", true, "info")
+	cmd.Flags().DurationVar(&r.grace, "grace", 20*time.Second, "how long to finish open captures after the first signal")
+	cmd.Flags().StringVar(&r.listen, "listen", "", "`address` to serve /metrics, /livez and /readyz on, such as :8080 (default: none)")
+	return cmd
+}
+
+func (r *runCommand) run(cmd *cobra.Command, _ []string) error {
+	ctx := cmd.Context()
+	log, err := r.log.logger(r.a.stderr)
+	if err != nil {
+		return err
+	}
+	quietClient(log)
+	o, target, err := r.open(ctx, ".spool", log)
+	if err != nil {
+		return err
+	}
+	o.Namespaces, o.Grace = r.kube.namespaces, r.grace
+	reg := newRegistry(buildVersion())
+	o.Metrics = reg
+	e, err := exporter.New(o)
+	if err != nil {
+		return spoolError(err)
+	}
+	defer e.Close() //nolint:errcheck // the end of the process gives the spool back too
+	namespaces := "all"
+	if len(o.Namespaces) > 0 {
+		namespaces = strings.Join(o.Namespaces, ",")
+	}
+	log.Info("starting", "version", o.Version, "cluster", o.Cluster, "server", o.Kube.Host, "identity", target.identity,
+		"namespaces", namespaces, "selector", r.kube.selector, "sink", r.sink.sink, "spool", o.Spool)
+	if r.listen != "" {
+		at, stop, err := serve(r.listen, reg, func() error { return context.Cause(ctx) })
+		if err != nil {
+			return err
+		}
+		defer stop()
+		log.Info("listening", "address", at.String())
+	}
+	checked := make(chan struct{})
+	go func() {
+		defer close(checked)
+		checkBucket(ctx, o.Bucket, log)
+	}()
+	err = e.Run(ctx)
+	<-checked
+	if err == nil {
+		log.Info("stopped")
+	}
+	return err
+}
+
+// checkBucket warns of a bucket that cannot be used as it is. The spool keeps everything meanwhile.
+func checkBucket(ctx context.Context, b sink.Bucket, log *slog.Logger) {
+	c, ok := b.(interface {
+		Check(ctx context.Context) error
+	})
+	if !ok {
+		return
+	}
+	within, cancel := context.WithTimeout(ctx, checkPatience)
+	defer cancel()
+	if err := c.Check(within); err != nil && ctx.Err() == nil {
+		log.Warn("cannot use the bucket yet, will go on trying; the spool keeps everything", "err", err, "fix", sink.Hint(err))
+	}
+}
+
+func spoolError(err error) error {
+	if strings.Contains(err.Error(), "another process uses") {
+		return &codeError{error: err, code: exitError, hints: []string{"stop the other one, or give this one a directory of its own with --spool"}}
+	}
+	if strings.Contains(err.Error(), "spool") {
+		return &codeError{error: err, code: exitError, hints: []string{"name a writable directory with --spool"}}
+	}
+	return fmt.Errorf("start: %w", err)
+}

@@ -1,0 +1,169 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/kubelogexporter/kubelogexporter/exporter/kubetest"
+	"github.com/kubelogexporter/kubelogexporter/sink"
+	"github.com/kubelogexporter/kubelogexporter/sink/archive"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"kubelogexporter": main, "kubectl-log_archive": main})
+}
+
+// TestScripts types commands as a user would. Each script has a cluster of its own, named by
+// $KUBECONFIG, and the commands of commands() beside those of testscript.
+func TestScripts(t *testing.T) {
+	t.Parallel()
+	testscript.Run(t, testscript.Params{
+		Dir:                 filepath.Join("testdata", "script"),
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		UpdateScripts:       os.Getenv("UPDATE_GOLDEN") != "",
+		Setup: func(env *testscript.Env) error {
+			kube := &cluster{Server: kubetest.New(t), pods: make(map[string]*pod)}
+			env.Values["cluster"] = kube
+			env.Setenv("HOME", env.WorkDir)
+			env.Setenv("KUBECONFIG", filepath.Join(env.WorkDir, "kubeconfig"))
+			return clientcmd.WriteToFile(kubeconfig(kube.Config().Host), filepath.Join(env.WorkDir, "kubeconfig"))
+		},
+		Cmds: commands(t),
+	})
+}
+
+func kubeconfig(server string) clientcmdapi.Config {
+	c := clientcmdapi.NewConfig()
+	c.Clusters["arn:aws:eks:eu-west-1:1234:cluster/Prod"] = &clientcmdapi.Cluster{Server: server}
+	c.Clusters["nowhere"] = &clientcmdapi.Cluster{Server: "http://127.0.0.1:1"}
+	c.AuthInfos["ann"] = &clientcmdapi.AuthInfo{}
+	c.Contexts["prod"] = &clientcmdapi.Context{Cluster: "arn:aws:eks:eu-west-1:1234:cluster/Prod", AuthInfo: "ann", Namespace: "shop"}
+	c.Contexts["away"] = &clientcmdapi.Context{Cluster: "nowhere", AuthInfo: "ann", Namespace: "shop"}
+	c.CurrentContext = "prod"
+	return *c
+}
+
+func commands(t *testing.T) map[string]func(*testscript.TestScript, bool, []string) {
+	return map[string]func(*testscript.TestScript, bool, []string){
+		"exits":    exits,
+		"sample":   func(ts *testscript.TestScript, _ bool, args []string) { ts.Check(writeSample(ts.MkAbs(args[0]))) },
+		"pod":      func(ts *testscript.TestScript, _ bool, args []string) { clusterOf(ts).add(ts, args) },
+		"print":    func(ts *testscript.TestScript, _ bool, args []string) { clusterOf(ts).print(args) },
+		"exit":     func(ts *testscript.TestScript, _ bool, args []string) { clusterOf(ts).exit(ts, args) },
+		"deny":     func(ts *testscript.TestScript, _ bool, args []string) { clusterOf(ts).Deny(args[0], args[1], true) },
+		"allow":    func(ts *testscript.TestScript, _ bool, args []string) { clusterOf(ts).Deny(args[0], args[1], false) },
+		"await":    await,
+		"freeport": freePort,
+		"fetch":    fetch,
+		"badstore": func(ts *testscript.TestScript, _ bool, args []string) { badStore(t, ts, args) },
+		"plain":    plain,
+	}
+}
+
+func clusterOf(ts *testscript.TestScript) *cluster { return ts.Value("cluster").(*cluster) }
+
+// exits CODE COMMAND... runs a command and checks its exit code.
+func exits(ts *testscript.TestScript, _ bool, args []string) {
+	err := ts.Exec(args[1], args[2:]...)
+	code := 0
+	if failed := (*exec.ExitError)(nil); errors.As(err, &failed) {
+		code = failed.ExitCode()
+	} else if err != nil {
+		ts.Fatalf("%v", err)
+	}
+	if strconv.Itoa(code) != args[0] {
+		ts.Fatalf("exit code %d, want %s", code, args[0])
+	}
+}
+
+// await DIR N waits until an archive has N records.
+func await(ts *testscript.TestScript, _ bool, args []string) {
+	for end := time.Now().Add(20 * time.Second); ; <-time.After(20 * time.Millisecond) {
+		n := 0
+		b, err := sink.OpenDir(ts.MkAbs(args[0]))
+		ts.Check(err)
+		for _, err := range archive.New(b).Runs(context.Background(), archive.Query{Snapshots: true}) {
+			ts.Check(err)
+			n++
+		}
+		if strconv.Itoa(n) == args[1] {
+			return
+		}
+		if time.Now().After(end) {
+			ts.Fatalf("%d records after 20 s, want %s", n, args[1])
+		}
+	}
+}
+
+// freeport VAR sets an environment variable to an address that nobody listens on.
+func freePort(ts *testscript.TestScript, _ bool, args []string) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	ts.Setenv(args[0], l.Addr().String())
+	ts.Check(l.Close())
+}
+
+// fetch URL FILE gets a page, as soon as somebody serves it.
+func fetch(ts *testscript.TestScript, _ bool, args []string) {
+	for end := time.Now().Add(20 * time.Second); ; <-time.After(20 * time.Millisecond) {
+		body, err := get(args[0])
+		if err == nil {
+			ts.Check(os.WriteFile(ts.MkAbs(args[1]), body, 0o600))
+			return
+		}
+		if time.Now().After(end) {
+			ts.Fatalf("%v", err)
+		}
+	}
+}
+
+func get(url string) ([]byte, error) {
+	r, err := http.Get(url) //nolint:noctx,gosec // a test's own server
+	if err != nil {
+		return nil, err
+	}
+	defer r.Body.Close() //nolint:errcheck // read only
+	if r.StatusCode != http.StatusOK {
+		return nil, errors.New(r.Status)
+	}
+	return io.ReadAll(r.Body)
+}
+
+// badstore VAR STATUS CODE starts an S3 store that refuses everything with one error code.
+func badStore(t *testing.T, ts *testscript.TestScript, args []string) {
+	status, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/xml")
+		w.WriteHeader(status)
+		fmt.Fprintf(w, "<Error><Code>%s</Code><Message>refused by the test</Message></Error>", args[2])
+	}))
+	t.Cleanup(s.Close)
+	ts.Setenv(args[0], s.URL)
+}
+
+// plain FILE... fails if a file, stdout or stderr holds an escape sequence.
+func plain(ts *testscript.TestScript, _ bool, args []string) {
+	for _, name := range args {
+		if strings.ContainsAny(ts.ReadFile(name), "\x1b\r") {
+			ts.Fatalf("%s holds terminal control characters", name)
+		}
+	}
+}

@@ -1,0 +1,325 @@
+package archive
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/kubelogexporter/kubelogexporter/sink"
+	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
+)
+
+// Query selects runs. The zero value selects all, every further field narrows.
+type Query struct {
+	Cluster    string
+	Namespaces []string
+	Pod        string // the exact name
+	UID        string // of the pod
+	Container  string
+	Restart    *int32
+	// Since and Until bound when the runs ended (Since ≤ end < Until). For a snapshot of a run that
+	// had not ended, its time counts.
+	Since, Until time.Time
+	// Snapshots includes every snapshot. Without it, one is left out if the run's final record or a
+	// later snapshot of the run is among the answers.
+	Snapshots bool
+}
+
+// Run is a run that has a record here, as far as the record's key tells.
+type Run struct {
+	Key bundle.RunKey
+	// Object describes the stored record: its size, and when the store received it.
+	Object sink.Object
+}
+
+// Runs yields the runs that match, from listings alone: namespace by namespace, each from its newest
+// day to its oldest, and within a day by pod, UID and container. Since and Until are applied to whole
+// days in UTC only; Records applies them exactly. Objects that are no records are passed over. After
+// an error, which is that of a listing, nothing more follows.
+func (a *Archive) Runs(ctx context.Context, q Query) iter.Seq2[Run, error] {
+	return func(yield func(Run, error) bool) {
+		if err := q.check(); err != nil {
+			yield(Run{}, err)
+			return
+		}
+		for ns, err := range a.namespaces(ctx, q) {
+			if err != nil {
+				yield(Run{}, err)
+				return
+			}
+			for run, err := range a.runsOf(ctx, q, ns) {
+				if !yield(run, err) || err != nil {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Records yields the records of the runs that match, in the order of Runs. An error of a single
+// record is yielded in its place, and the others follow; a *DamagedError says that the record itself
+// is to blame. After an error of a listing nothing follows.
+func (a *Archive) Records(ctx context.Context, q Query) iter.Seq2[*bundle.Record, error] {
+	records := inOrder(ctx, a.Runs(ctx, q), func(ctx context.Context, run Run) (*bundle.Record, error) {
+		return a.Record(ctx, run.Key)
+	})
+	return func(yield func(*bundle.Record, error) bool) {
+		for r, err := range records {
+			if err == nil && !q.contains(ended(r)) {
+				continue
+			}
+			if !yield(r, err) {
+				return
+			}
+		}
+	}
+}
+
+// ended is the time that Since and Until are compared with.
+func ended(r *bundle.Record) time.Time {
+	for _, t := range []*time.Time{r.State.FinishedAt, r.LastStamp, r.State.StartedAt} {
+		if t != nil {
+			return *t
+		}
+	}
+	return time.Time{}
+}
+
+func (q Query) contains(t time.Time) bool {
+	return (q.Since.IsZero() || !t.Before(q.Since)) && (q.Until.IsZero() || t.Before(q.Until))
+}
+
+// hasDay says whether a run that ended on this day can match.
+func (q Query) hasDay(date string) bool {
+	day, err := time.Parse("2006-01-02", date)
+	return err == nil && (q.Since.IsZero() || day.AddDate(0, 0, 1).After(q.Since)) && (q.Until.IsZero() || day.Before(q.Until))
+}
+
+func (q Query) hasKey(k bundle.RunKey) bool {
+	return (q.Pod == "" || k.Pod == q.Pod) && (q.UID == "" || k.UID == q.UID) &&
+		(q.Container == "" || k.Container == q.Container) && (q.Restart == nil || k.Restart == *q.Restart)
+}
+
+// check refuses names that cannot be names, before they become part of a prefix.
+func (q Query) check() error {
+	names := q.Namespaces
+	if len(names) == 0 {
+		names = []string{""}
+	}
+	for _, name := range names {
+		k := bundle.RunKey{
+			Cluster: cmp.Or(q.Cluster, "c"), Namespace: cmp.Or(name, "n"), Date: "2006-01-02",
+			Pod: cmp.Or(q.Pod, "p"), UID: cmp.Or(q.UID, "u"), Container: cmp.Or(q.Container, "c"), ID12: bundle.ID12(""),
+		}
+		if q.Restart != nil {
+			k.Restart = *q.Restart
+		}
+		if err := k.Check(); err != nil {
+			return fmt.Errorf("query archive: %w", err)
+		}
+	}
+	return nil
+}
+
+type namespace struct{ cluster, name string }
+
+func (a *Archive) namespaces(ctx context.Context, q Query) iter.Seq2[namespace, error] {
+	return func(yield func(namespace, error) bool) {
+		clusters := []string{q.Cluster}
+		if q.Cluster == "" {
+			var err error
+			if clusters, err = a.Clusters(ctx); err != nil {
+				yield(namespace{}, err)
+				return
+			}
+		}
+		for _, cluster := range clusters {
+			names := slices.Sorted(slices.Values(q.Namespaces))
+			names = slices.Compact(names)
+			if len(names) == 0 {
+				var err error
+				if names, err = a.Namespaces(ctx, cluster); err != nil {
+					yield(namespace{}, err)
+					return
+				}
+			}
+			for _, name := range names {
+				if !yield(namespace{cluster, name}, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// runsOf yields the matching runs of one namespace. Days go from new to old, so that the final record
+// of a run comes before its snapshots, which may lie on earlier days.
+func (a *Archive) runsOf(ctx context.Context, q Query, ns namespace) iter.Seq2[Run, error] {
+	return func(yield func(Run, error) bool) {
+		days, err := a.Days(ctx, ns.cluster, ns.name)
+		if err != nil {
+			yield(Run{}, err)
+			return
+		}
+		days = slices.DeleteFunc(days, func(day string) bool { return !q.hasDay(day) })
+		slices.Sort(days)
+		slices.Reverse(days)
+		seen := map[runHash]bool{}
+		for pod, err := range a.podsOf(ctx, q, ns, days) {
+			if err != nil {
+				yield(Run{}, err)
+				return
+			}
+			for _, run := range choose(pod, q, seen) {
+				if !yield(run, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// choose leaves out snapshots that something better was seen of. The runs are those of one pod on one day.
+func choose(runs []Run, q Query, seen map[runHash]bool) []Run {
+	slices.SortFunc(runs, func(a, b Run) int {
+		return cmp.Or(strings.Compare(a.Key.Container, b.Key.Container), cmp.Compare(a.Key.Restart, b.Key.Restart),
+			strings.Compare(a.Key.ID12, b.Key.ID12), final(a.Key, b.Key), b.Key.Snapshot.Compare(a.Key.Snapshot))
+	})
+	if q.Snapshots {
+		return runs
+	}
+	return slices.DeleteFunc(runs, func(run Run) bool {
+		id := sameRun(run.Key)
+		known := seen[id]
+		seen[id] = true
+		return known && !run.Key.Snapshot.IsZero()
+	})
+}
+
+// final sorts final records before snapshots.
+func final(a, b bundle.RunKey) int {
+	return cmp.Compare(boolean(!a.Snapshot.IsZero()), boolean(!b.Snapshot.IsZero()))
+}
+
+func boolean(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// runHash stands for a run in 16 bytes: a namespace may hold millions.
+type runHash [16]byte
+
+// sameRun is equal for all records of one run, on whatever day they lie.
+func sameRun(k bundle.RunKey) runHash {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s/%s.%d.%s", k.UID, k.Container, k.Restart, k.ID12))
+	return runHash(sum[:16])
+}
+
+// podsOf yields the records of one pod and day at a time. A query for one pod asks for its folder on
+// each day; any other lists whole days.
+func (a *Archive) podsOf(ctx context.Context, q Query, ns namespace, days []string) iter.Seq2[[]Run, error] {
+	if q.Pod == "" {
+		return func(yield func([]Run, error) bool) {
+			for _, day := range days {
+				for pod, err := range byPod(a.list(ctx, q, bundle.DayPrefix(ns.cluster, ns.name, day))) {
+					if !yield(pod, err) || err != nil {
+						return
+					}
+				}
+			}
+		}
+	}
+	prefixes := func(yield func(string, error) bool) {
+		for _, day := range days {
+			prefix := bundle.PodPrefix(ns.cluster, ns.name, day, q.Pod)
+			if q.UID != "" {
+				prefix += q.UID + "/"
+			}
+			if !yield(prefix, nil) {
+				return
+			}
+		}
+	}
+	lists := inOrder(ctx, prefixes, func(ctx context.Context, prefix string) ([]Run, error) {
+		var runs []Run
+		for run, err := range a.list(ctx, q, prefix) {
+			if err != nil {
+				return nil, err
+			}
+			runs = append(runs, run)
+		}
+		return runs, nil
+	})
+	return func(yield func([]Run, error) bool) {
+		for runs, err := range lists {
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			for pod := range byPod(each(runs)) {
+				if !yield(pod, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// list yields the records under a prefix that match.
+func (a *Archive) list(ctx context.Context, q Query, prefix string) iter.Seq2[Run, error] {
+	return func(yield func(Run, error) bool) {
+		for o, err := range a.bucket.List(ctx, prefix, sink.ListOptions{}) {
+			if err != nil {
+				yield(Run{}, fmt.Errorf("list %q: %w", prefix, err))
+				return
+			}
+			k, kind, _, _, err := bundle.ParseKey(o.Key)
+			if err != nil || kind != bundle.KindRecord || !q.hasKey(k) {
+				continue
+			}
+			if !yield(Run{Key: k, Object: o}, nil) {
+				return
+			}
+		}
+	}
+}
+
+// byPod groups runs that come sorted by key.
+func byPod(runs iter.Seq2[Run, error]) iter.Seq2[[]Run, error] {
+	return func(yield func([]Run, error) bool) {
+		var pod []Run
+		for run, err := range runs {
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			if len(pod) > 0 && pod[0].Key.Prefix() != run.Key.Prefix() {
+				if !yield(pod, nil) {
+					return
+				}
+				pod = nil
+			}
+			pod = append(pod, run)
+		}
+		if len(pod) > 0 {
+			yield(pod, nil)
+		}
+	}
+}
+
+func each(runs []Run) iter.Seq2[Run, error] {
+	return func(yield func(Run, error) bool) {
+		for _, run := range runs {
+			if !yield(run, nil) {
+				return
+			}
+		}
+	}
+}
