@@ -3,7 +3,9 @@ package integration
 import (
 	"bytes"
 	"context"
+	"io"
 	"log/slog"
+	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -44,12 +46,52 @@ func TestForbiddenLogs(t *testing.T) {
 // it is there.
 func TestUnreachable(t *testing.T) {
 	c := newCluster(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := l.Addr().String()
+	_ = l.Close()
 	away := rest.CopyConfig(c.config)
-	away.Host = "https://10.96.0.1:1"
+	away.Host, away.TLSClientConfig.ServerName = "https://"+address, "10.96.0.1"
 	log := c.exportAs(away)
 	c.until(time.Minute, "a message", func() bool {
 		return strings.Contains(log.text(), "cannot reach the API server") && strings.Contains(log.text(), "connection refused")
 	})
+	c.create(shell("meanwhile", "echo hello"))
+	forward(t, address, "10.96.0.1:443")
+	c.await(log.bucket, 1, time.Minute)
+	if !strings.Contains(log.text(), "the API server answers again") {
+		t.Error("the end of the outage is not told")
+	}
+}
+
+// forward passes connections on until the test ends.
+func forward(t *testing.T, from, to string) {
+	l, err := net.Listen("tcp", from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			in, err := l.Accept()
+			if err != nil {
+				return
+			}
+			out, err := net.Dial("tcp", to)
+			if err != nil {
+				_ = in.Close()
+				continue
+			}
+			pipe := func(to, from net.Conn) {
+				_, _ = io.Copy(to, from)
+				_ = to.Close()
+			}
+			go pipe(in, out)
+			go pipe(out, in)
+		}
+	}()
 }
 
 // account makes a service account with rights in the test's namespace, and a configuration to be it.

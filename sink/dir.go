@@ -317,6 +317,9 @@ func (d *Dir) Remove(key string) error {
 // List implements Bucket.
 func (d *Dir) List(ctx context.Context, prefix string, o ListOptions) iter.Seq2[Object, error] {
 	return func(yield func(Object, error) bool) {
+		if matchesNothing(prefix) {
+			return
+		}
 		l := lister{d: d, ctx: ctx, prefix: prefix, o: o, yield: yield}
 		l.walk(prefix[:strings.LastIndexByte(prefix, '/')+1])
 	}

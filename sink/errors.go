@@ -45,7 +45,8 @@ func (s *S3) wrap(op, key string, err error) error {
 		e.Code, e.Status = answer.Code, answer.StatusCode
 		e.Err = fmt.Errorf("%s: %s", answer.Code, answer.Message)
 		switch {
-		case answer.Code == "PreconditionFailed" || answer.StatusCode == http.StatusPreconditionFailed:
+		case answer.Code == "PreconditionFailed" || answer.StatusCode == http.StatusPreconditionFailed,
+			op == "put" && answer.StatusCode == http.StatusNotModified: // MinIO before 2024, issue 19442
 			e.Err = ErrExists
 		case answer.Code == "NoSuchKey", key != "" && answer.StatusCode == http.StatusNotFound && answer.Code != "NoSuchBucket":
 			e.Err = ErrNotFound
@@ -84,7 +85,8 @@ func ClassOf(err error) Class {
 	switch store.Code {
 	case "EntityTooLarge", "KeyTooLongError", "XMinioInvalidObjectName":
 		return ClassItem
-	case "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "NoSuchBucket", "PermanentRedirect", "RequestTimeTooSkewed":
+	case "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "NoSuchBucket", "PermanentRedirect", "RequestTimeTooSkewed",
+		"AuthorizationHeaderMalformed", "IllegalLocationConstraintException":
 		return ClassHold
 	}
 	switch store.Status {

@@ -42,3 +42,9 @@ func CheckKey(key string) error {
 	}
 	return nil
 }
+
+// matchesNothing says that no key can begin with prefix: such a listing is empty, and nobody is
+// asked, because to a directory "/" or "../" would mean something.
+func matchesNothing(prefix string) bool {
+	return prefix != "" && CheckKey(strings.TrimSuffix(prefix, "/")) != nil
+}

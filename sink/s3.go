@@ -23,10 +23,6 @@ import (
 	"github.com/minio/minio-go/v7/pkg/credentials"
 )
 
-// stallTimeout is how long a transfer may move no byte before it is cut: a peer that stops reading
-// would hold it for ever, since HTTP clients put no limit on writing a body.
-const stallTimeout = 60 * time.Second
-
 // S3Options say where a bucket is and who we are there.
 type S3Options struct {
 	// Endpoint is host[:port] or a URL; http:// switches TLS off. Empty means AWS.
@@ -49,6 +45,7 @@ type S3Options struct {
 type S3 struct {
 	client   *minio.Client
 	creds    *credentials.Credentials
+	stall    *stallGuard
 	bucket   string
 	prefix   string
 	endpoint string
@@ -89,14 +86,15 @@ func OpenS3(_ context.Context, o S3Options) (*S3, error) {
 	if region == "" {
 		region = "us-east-1" // asking the store for it is a request that is not retried
 	}
+	stall := newStallGuard(transport)
 	client, err := minio.New(host, &minio.Options{
-		Creds: creds, Secure: secure, Transport: transport, Region: region, BucketLookup: lookup,
+		Creds: creds, Secure: secure, Transport: stall, Region: region, BucketLookup: lookup,
 		MaxRetries: 1, // the caller retries, with knowledge of what waits
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open S3 bucket: %w", err)
 	}
-	s := &S3{client: client, creds: creds, bucket: o.Bucket, endpoint: client.EndpointURL().String()}
+	s := &S3{client: client, creds: creds, stall: stall, bucket: o.Bucket, endpoint: client.EndpointURL().String()}
 	if o.Prefix != "" {
 		s.prefix = o.Prefix + "/"
 	}
@@ -211,6 +209,9 @@ func (s *S3) Put(ctx context.Context, key string, body io.ReadSeeker) error {
 	if err != nil {
 		return err
 	}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("put %s: %w", key, err)
+	}
 	sum := md5.New() //nolint:gosec // see above
 	start, err := body.Seek(0, io.SeekCurrent)
 	if err != nil {
@@ -228,19 +229,17 @@ func (s *S3) Put(ctx context.Context, key string, body io.ReadSeeker) error {
 			return errors.Join(err, existsUnless(err, key))
 		}
 	}
-	ctx, timer, stop := stallGuard(ctx)
-	defer stop()
-	var guarded io.Reader = &moving{body, timer}
+	var send io.Reader = body
 	if at, ok := body.(io.ReaderAt); ok { // otherwise the client holds the whole object in memory
-		guarded = &movingAt{io.NewSectionReader(at, start, size), timer}
+		send = io.NewSectionReader(at, start, size)
 	}
 	o := minio.PutObjectOptions{ContentType: contentType(key), SendContentMd5: true, DisableMultipart: true}
 	if !s.noConditions.Load() {
 		o.SetMatchETagExcept("*")
 	}
-	info, err := s.client.PutObject(ctx, s.bucket, full, guarded, size, o)
+	info, err := s.client.PutObject(ctx, s.bucket, full, send, size, o)
 	if err != nil {
-		err = s.failed("put", key, cause(ctx, err))
+		err = s.failed("put", key, err)
 		if s.refusesConditions(err) {
 			s.noConditions.Store(true)
 			if _, serr := body.Seek(start, io.SeekStart); serr == nil {
@@ -255,7 +254,7 @@ func (s *S3) Put(ctx context.Context, key string, body io.ReadSeeker) error {
 // compare checks the ETag of a stored object against the MD5 of what was sent. An ETag is no MD5
 // where the store encrypts with keys of its own.
 func (s *S3) compare(ctx context.Context, key, etag, want string) error {
-	if etag == want || len(etag) != len(want) || !isHex(etag) {
+	if strings.EqualFold(etag, want) || len(etag) != len(want) || !isHex(etag) {
 		return nil
 	}
 	info, err := s.client.StatObject(ctx, s.bucket, s.prefix+key, minio.StatObjectOptions{})
@@ -284,53 +283,6 @@ func isHex(s string) bool {
 	return err == nil
 }
 
-var errStalled = errors.New("no byte moved for a minute")
-
-// cause prefers the reason why a context was cut over the client's words for it.
-func cause(ctx context.Context, err error) error {
-	if ctx.Err() != nil && errors.Is(context.Cause(ctx), errStalled) {
-		return errStalled
-	}
-	return err
-}
-
-// stallGuard returns a context that is cut when its timer is not reset for stallTimeout.
-func stallGuard(ctx context.Context) (context.Context, *time.Timer, func()) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	timer := time.AfterFunc(stallTimeout, func() { cancel(errStalled) })
-	return ctx, timer, func() {
-		timer.Stop()
-		cancel(nil)
-	}
-}
-
-// moving resets a stall timer at each read.
-type moving struct {
-	r     io.Reader
-	timer *time.Timer
-}
-
-func (m *moving) Read(p []byte) (int, error) {
-	m.timer.Reset(stallTimeout)
-	return m.r.Read(p)
-}
-
-// movingAt is moving for a body that can be read at any place.
-type movingAt struct {
-	*io.SectionReader
-	timer *time.Timer
-}
-
-func (m *movingAt) Read(p []byte) (int, error) {
-	m.timer.Reset(stallTimeout)
-	return m.SectionReader.Read(p)
-}
-
-func (m *movingAt) ReadAt(p []byte, off int64) (int, error) {
-	m.timer.Reset(stallTimeout)
-	return m.SectionReader.ReadAt(p, off)
-}
-
 // Open implements Bucket.
 func (s *S3) Open(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
 	full, err := s.key(key)
@@ -355,48 +307,42 @@ func (s *S3) Open(ctx context.Context, key string, offset, length int64) (io.Rea
 		}
 	}
 	core := minio.Core{Client: s.client}
-	ctx, timer, stop := stallGuard(ctx)
-	body, info, _, err := core.GetObject(ctx, s.bucket, full, o)
+	body, info, header, err := core.GetObject(ctx, s.bucket, full, o)
 	if err != nil {
-		stop()
-		err = s.failed("open", key, cause(ctx, err))
+		err = s.failed("open", key, err)
 		var e *StoreError
 		if errors.As(err, &e) && e.Status == http.StatusRequestedRangeNotSatisfiable {
 			return io.NopCloser(strings.NewReader("")), nil
 		}
 		return nil, err
 	}
-	return &objectReader{s: s, key: key, ctx: ctx, r: &moving{body, timer}, body: body, left: info.Size, stop: stop}, nil
+	if header.Get("Content-Range") == "" && (offset > 0 || length > 0 && info.Size > length) {
+		return nil, s.wrap("open", key, errors.Join(errors.New("the store ignores ranges: it sent the whole object"), body.Close()))
+	}
+	return &objectReader{s: s, key: key, body: body, left: info.Size}, nil
 }
 
 // objectReader fails when the store delivers less than it announced.
 type objectReader struct {
 	s    *S3
 	key  string
-	ctx  context.Context //nolint:containedctx // of the one request that it reads
-	r    io.Reader
-	body io.Closer
+	body io.ReadCloser
 	left int64
-	stop func()
 }
 
 func (r *objectReader) Read(p []byte) (int, error) {
-	n, err := r.r.Read(p)
+	n, err := r.body.Read(p)
 	r.left -= int64(n)
 	switch {
 	case err == io.EOF && r.left > 0: //nolint:errorlint // a reader returns io.EOF itself
 		return n, r.s.wrap("open", r.key, io.ErrUnexpectedEOF)
 	case err != nil && err != io.EOF: //nolint:errorlint // as above
-		return n, r.s.wrap("open", r.key, cause(r.ctx, err))
+		return n, r.s.wrap("open", r.key, err)
 	}
 	return n, err
 }
 
-func (r *objectReader) Close() error {
-	err := r.body.Close()
-	r.stop()
-	return err
-}
+func (r *objectReader) Close() error { return r.body.Close() }
 
 // Stat implements Bucket.
 func (s *S3) Stat(ctx context.Context, key string) (Object, error) {
@@ -414,8 +360,11 @@ func (s *S3) Stat(ctx context.Context, key string) (Object, error) {
 // List implements Bucket.
 func (s *S3) List(ctx context.Context, prefix string, o ListOptions) iter.Seq2[Object, error] {
 	return func(yield func(Object, error) bool) {
+		if matchesNothing(prefix) {
+			return
+		}
 		lo := minio.ListObjectsOptions{Prefix: s.prefix + prefix, Recursive: !o.Shallow}
-		if o.After != "" && !o.Shallow {
+		if o.After != "" {
 			lo.StartAfter = s.prefix + o.After
 		}
 		var folded []Object // a page gives its objects before its folders: put them in order
@@ -426,7 +375,9 @@ func (s *S3) List(ctx context.Context, prefix string, o ListOptions) iter.Seq2[O
 			}
 			obj := Object{Key: strings.TrimPrefix(info.Key, s.prefix), Size: info.Size, ModTime: info.LastModified, ETag: strings.Trim(info.ETag, `"`)}
 			switch {
-			case obj.Key == "" || obj.Key <= o.After:
+			case obj.Key <= o.After:
+			case CheckKey(strings.TrimSuffix(obj.Key, "/")) != nil, !o.Shallow && strings.HasSuffix(obj.Key, "/"):
+				// Somebody else's: a console's mark for an empty folder, say. Nobody could open it here.
 			case o.Shallow:
 				folded = append(folded, obj)
 			case !yield(obj, nil):

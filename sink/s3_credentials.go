@@ -79,9 +79,28 @@ func newCredentials(o S3Options, client *http.Client) (*credentials.Credentials,
 		}
 		p = &credentials.IAM{Client: client, Region: o.Region, Endpoint: os.Getenv("AWS_ENDPOINT_URL_STS")}
 	default:
+		if err := onlyPlace(mode); err != nil {
+			return nil, err
+		}
 		p = &credentials.IAM{Client: client, Region: o.Region}
 	}
 	return credentials.New(&guard{mode: mode, inner: p}), nil
+}
+
+// onlyPlace says whether the client's provider will look where mode says: it picks the place by the
+// environment, and another place is another identity.
+func onlyPlace(mode string) error {
+	webIdentity := os.Getenv("AWS_WEB_IDENTITY_TOKEN_FILE") != ""
+	container := os.Getenv("AWS_CONTAINER_CREDENTIALS_FULL_URI") != "" || os.Getenv("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI") != ""
+	switch {
+	case mode == "pod-identity" && !container:
+		return errors.New("credentials from a pod identity: AWS_CONTAINER_CREDENTIALS_FULL_URI is not set")
+	case webIdentity:
+		return fmt.Errorf("credentials from %s: AWS_WEB_IDENTITY_TOKEN_FILE is set and would go first: unset it, or choose web-identity", mode)
+	case mode == "instance-role" && container:
+		return errors.New("credentials from instance-role: AWS_CONTAINER_CREDENTIALS_FULL_URI is set and would go first: unset it, or choose pod-identity")
+	}
+	return nil
 }
 
 // guard stands between the client and a provider. The client signs nothing when it gets empty keys,

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -116,7 +117,7 @@ func (r *runCommand) run(cmd *cobra.Command, _ []string) error {
 		namespaces = strings.Join(o.Namespaces, ",")
 	}
 	log.Info("starting", "version", o.Version, "cluster", o.Cluster, "server", o.Kube.Host, "identity", target.identity,
-		"namespaces", namespaces, "selector", r.kube.selector, "sink", r.sink.sink, "spool", o.Spool)
+		"namespaces", namespaces, "selector", cmp.Or(r.kube.selector, "all"), "sink", r.sink.sink, "spool", o.Spool)
 	if r.listen != "" {
 		at, stop, err := serve(r.listen, reg, func() error { return context.Cause(ctx) })
 		if err != nil {
