@@ -27,10 +27,14 @@ func objects(t *testing.T) []runtime.Object {
 	if err != nil {
 		t.Fatal(err)
 	}
-	files = append(files, filepath.Join("cronjob", "cronjob.yaml"))
+	below, err := filepath.Glob("*/*.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files = append(files, below...)
 	var all []runtime.Object
 	for _, file := range files {
-		if file == "kustomization.yaml" {
+		if filepath.Base(file) == "kustomization.yaml" {
 			continue
 		}
 		data, err := os.ReadFile(file)
@@ -65,7 +69,7 @@ func TestLeastPrivilege(t *testing.T) {
 		{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"get", "list", "watch"}},
 		{APIGroups: []string{""}, Resources: []string{"pods/log"}, Verbs: []string{"get"}},
 	}
-	roles := 0
+	roles, bindings := 0, 0
 	for _, obj := range objects(t) {
 		switch o := obj.(type) {
 		case *rbacv1.ClusterRole:
@@ -73,16 +77,22 @@ func TestLeastPrivilege(t *testing.T) {
 			if !reflect.DeepEqual(o.Rules, want) {
 				t.Errorf("rules %+v", o.Rules)
 			}
-		case *rbacv1.Role:
-			t.Errorf("a Role %s", o.Name)
+			if o.AggregationRule != nil || len(o.Labels) != 0 {
+				t.Errorf("aggregation %+v, labels %v", o.AggregationRule, o.Labels) // either can add rights
+			}
+		case *rbacv1.Role, *rbacv1.RoleBinding:
+			t.Errorf("a grant beside the ClusterRole: %+v", o)
 		case *rbacv1.ClusterRoleBinding:
-			if o.RoleRef.Name != "kubelogexporter" || len(o.Subjects) != 1 {
+			bindings++
+			role := rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "kubelogexporter"}
+			account := []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Name: "kubelogexporter", Namespace: "kubelogexporter"}}
+			if o.RoleRef != role || !reflect.DeepEqual(o.Subjects, account) {
 				t.Errorf("binding %+v", o)
 			}
 		}
 	}
-	if roles != 1 {
-		t.Errorf("%d ClusterRoles", roles)
+	if roles != 1 || bindings != 1 {
+		t.Errorf("%d ClusterRoles, %d bindings", roles, bindings)
 	}
 }
 
@@ -110,5 +120,36 @@ func TestPodSecurity(t *testing.T) {
 	}
 	if pods != 2 {
 		t.Errorf("%d pods in the manifests", pods)
+	}
+}
+
+// kubectl apply -k reads no file outside the folder it is given; it does take another folder that
+// does not contain it.
+func TestKustomizations(t *testing.T) {
+	for _, dir := range []string{".", "base", "cronjob"} {
+		data, err := os.ReadFile(filepath.Join(dir, "kustomization.yaml"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var k struct {
+			Resources []string `json:"resources"`
+		}
+		if err := yaml.Unmarshal(data, &k); err != nil {
+			t.Fatal(err)
+		}
+		if len(k.Resources) == 0 {
+			t.Errorf("%s has no resources", dir)
+		}
+		for _, r := range k.Resources {
+			info, err := os.Stat(filepath.Join(dir, r))
+			switch {
+			case err != nil:
+				t.Error(err)
+			case !info.IsDir() && !filepath.IsLocal(r):
+				t.Errorf("%s names the file %s, which is outside of it", dir, r)
+			case info.IsDir() && filepath.Join(dir, r) == ".":
+				t.Errorf("%s names the folder it lies in", dir)
+			}
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -83,6 +84,8 @@ type Exporter struct {
 	once     bool // a one-off Export
 	tally    tally
 	captures inFlight // begun and not finished
+	scoped   atomic.Bool
+	syncing  inFlight // informers that have not seen every pod yet
 }
 
 // New checks the options, opens and locks the spool, and touches neither cluster nor bucket.
@@ -144,6 +147,18 @@ func orDefault[T int | time.Duration](n, d T) T {
 		return d
 	}
 	return n
+}
+
+// Ready returns nil once every pod of the watched namespaces has been seen. A store that is away is
+// no reason not to be ready: captures wait in the spool.
+func (e *Exporter) Ready() error {
+	switch {
+	case !e.scoped.Load():
+		return errors.New("the cluster cannot be watched yet")
+	case e.syncing.count() > 0:
+		return errors.New("the pods are being listed")
+	}
+	return nil
 }
 
 // Close gives the spool back.

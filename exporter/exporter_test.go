@@ -200,7 +200,10 @@ func TestFinishedPodThatStays(t *testing.T) {
 	w := newWorld(t)
 	pod, c := w.pod("cart")
 	w.kube.SetPod(pod)
-	w.start(nil)
+	e := w.start(nil)
+	for e.Ready() != nil {
+		<-time.After(10 * time.Millisecond)
+	}
 	c.Print(time.Now(), "one\n")
 	for len(w.kube.Requests("limitBytes")) == 0 { // the head probe: without it the head is unproven
 		<-time.After(10 * time.Millisecond)

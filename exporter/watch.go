@@ -23,6 +23,10 @@ const scopeRetry = 5 * time.Second
 func (e *Exporter) watch(ctx context.Context) {
 	namespaces := e.awaitScope(ctx)
 	var all sync.WaitGroup
+	for range namespaces {
+		e.syncing.begin()
+	}
+	e.scoped.Store(ctx.Err() == nil)
 	for _, ns := range namespaces {
 		all.Go(func() { e.watchNamespace(ctx, ns) })
 	}
@@ -136,6 +140,9 @@ func (e *Exporter) watchNamespace(ctx context.Context, namespace string) {
 		defer close(ended)
 		pods.RunWithContext(ctx)
 	}()
+	if cache.WaitForCacheSync(ctx.Done(), pods.HasSynced) {
+		e.syncing.end()
+	}
 	<-ctx.Done()
 	select {
 	case <-ended:

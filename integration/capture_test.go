@@ -120,9 +120,10 @@ func TestJob(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	recs := c.await(b, completions, 2*time.Minute)
+	c.await(b, completions, 2*time.Minute)
 	c.until(time.Minute, "the Job's TTL", func() bool { return len(c.list()) == 0 })
-	if recs = c.records(b); len(recs) != completions {
+	recs := c.records(b)
+	if len(recs) != completions {
 		t.Errorf("%d records for %d pods", len(recs), completions)
 	}
 	for _, rec := range recs {

@@ -53,7 +53,7 @@ func TestUnreachable(t *testing.T) {
 	address := l.Addr().String()
 	_ = l.Close()
 	away := rest.CopyConfig(c.config)
-	away.Host, away.TLSClientConfig.ServerName = "https://"+address, "10.96.0.1"
+	away.Host, away.ServerName = "https://"+address, "10.96.0.1"
 	log := c.exportAs(away)
 	c.until(time.Minute, "a message", func() bool {
 		return strings.Contains(log.text(), "cannot reach the API server") && strings.Contains(log.text(), "connection refused")

@@ -60,12 +60,8 @@ func (d *Dir) Lock() (release func() error, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", d.path, err)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil { //nolint:gosec // a descriptor fits
-		_ = f.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, fmt.Errorf("lock %s: another process uses this directory", d.path)
-		}
-		return nil, fmt.Errorf("lock %s: %w", d.path, err)
+	if err := flock(f); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", d.path, err), f.Close())
 	}
 	if err := d.sweep(); err != nil {
 		_ = f.Close()
@@ -303,7 +299,14 @@ func (d *Dir) Remove(key string) error {
 	if err := CheckKey(key); err != nil {
 		return err
 	}
-	if err := d.root.Remove(key); err != nil {
+	info, err := d.root.Lstat(key)
+	if err == nil && info.IsDir() {
+		err = fs.ErrNotExist
+	}
+	if err == nil {
+		err = d.root.Remove(key)
+	}
+	if err != nil {
 		return d.notFound("remove", key, err)
 	}
 	for dir := path.Dir(key); dir != "."; dir = path.Dir(dir) {
@@ -373,7 +376,7 @@ func (l *lister) visit(key string) bool {
 		return true
 	case folder && l.o.After != "" && key <= l.o.After && !strings.HasPrefix(l.o.After, key):
 		return true // everything in it comes before After
-	case folder && l.o.Shallow && inside && key != l.prefix:
+	case folder && l.o.Shallow && inside:
 		if key <= l.o.After {
 			return true
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"syscall"
 
 	"github.com/minio/minio-go/v7"
@@ -75,9 +76,10 @@ func ClassOf(err error) Class {
 		return ClassItem
 	}
 	var unknown x509.UnknownAuthorityError
+	var name x509.HostnameError
 	var store *StoreError
 	switch {
-	case errors.As(err, &unknown), errors.Is(err, errNoCredentials):
+	case errors.As(err, &unknown), errors.As(err, &name), errors.Is(err, http.ErrSchemeMismatch), errors.Is(err, errNoCredentials):
 		return ClassHold
 	case !errors.As(err, &store):
 		return ClassRetry
@@ -99,6 +101,7 @@ func ClassOf(err error) Class {
 // Hint returns the next step for the user after an error of a Bucket, or "" if there is none to name.
 func Hint(err error) string {
 	var unknown x509.UnknownAuthorityError
+	var name x509.HostnameError
 	var dns *net.DNSError
 	var store *StoreError
 	switch {
@@ -106,6 +109,10 @@ func Hint(err error) string {
 		return "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, mount them as files (--s3-credentials files), or give the service account a role"
 	case errors.As(err, &unknown):
 		return "name the store's own CA with --s3-ca-file"
+	case errors.As(err, &name):
+		return "the store's certificate is for another name: use that name in --s3-endpoint"
+	case errors.Is(err, http.ErrSchemeMismatch):
+		return "the store speaks plain HTTP there: write http:// in front of --s3-endpoint"
 	case errors.As(err, &dns):
 		return "check the host name in --s3-endpoint; a bucket name in front of it means that --s3-path-style on is needed"
 	case errors.Is(err, syscall.ECONNREFUSED):
@@ -126,6 +133,9 @@ func Hint(err error) string {
 		return "this machine's clock differs from the store's by more than 15 minutes: set it"
 	case "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded":
 		return "the store is full or over its quota: make room, the exporter goes on by itself"
+	}
+	if store.Status == http.StatusBadRequest && strings.Contains(store.Err.Error(), "HTTP request to an HTTPS server") { // Go's words, so MinIO's
+		return "the store speaks TLS there: write https:// in front of --s3-endpoint"
 	}
 	if store.Status == http.StatusForbidden {
 		return fmt.Sprintf("grant s3:PutObject and s3:GetObject on %s/* and s3:ListBucket on %s", store.Bucket, store.Bucket)

@@ -110,8 +110,18 @@ type guard struct {
 	mode  string
 	inner credentials.Provider
 
-	mu   sync.Mutex
-	last credentials.Value
+	mu      sync.Mutex
+	last    credentials.Value
+	askedAt time.Time // of the refresh that failed last
+}
+
+// refreshPause is how long a failed refresh is not tried again while the last keys live. Each try may
+// take the 30 seconds of a timeout, and all requests wait for it.
+const refreshPause = 20 * time.Second
+
+// alive says whether the last keys may still be used.
+func (g *guard) alive() bool {
+	return g.last.AccessKeyID != "" && time.Now().Before(g.last.Expiration)
 }
 
 // RetrieveWithCredContext implements credentials.Provider.
@@ -123,7 +133,8 @@ func (g *guard) RetrieveWithCredContext(cc *credentials.CredContext) (credential
 		g.last = v
 		return v, nil
 	}
-	if g.last.AccessKeyID != "" && time.Now().Before(g.last.Expiration) {
+	if g.alive() {
+		g.askedAt = time.Now()
 		return g.last, nil
 	}
 	if err != nil {
@@ -141,6 +152,9 @@ func (g *guard) Retrieve() (credentials.Value, error) {
 func (g *guard) IsExpired() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.alive() && time.Since(g.askedAt) < refreshPause {
+		return false
+	}
 	return g.inner.IsExpired()
 }
 

@@ -174,8 +174,10 @@ func TestCredentialsFromWebIdentity(t *testing.T) {
 	fails = true
 	expires := time.Now().Add(lifetime)
 	<-time.After(1700 * time.Millisecond) // the provider takes the time from time.Now
-	if by, err := stat(); by != "STS2" || !errors.Is(err, sink.ErrNotFound) {
-		t.Errorf("with an STS that fails and keys that live: signed by %q, %v", by, err)
+	for range 3 {                         // the last two do not ask again
+		if by, err := stat(); by != "STS2" || !errors.Is(err, sink.ErrNotFound) {
+			t.Errorf("with an STS that fails and keys that live: signed by %q, %v", by, err)
+		}
 	}
 	if asked != 3 {
 		t.Errorf("the STS was asked %d times, want 3", asked)

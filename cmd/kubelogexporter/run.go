@@ -119,7 +119,7 @@ func (r *runCommand) run(cmd *cobra.Command, _ []string) error {
 	log.Info("starting", "version", o.Version, "cluster", o.Cluster, "server", o.Kube.Host, "identity", target.identity,
 		"namespaces", namespaces, "selector", cmp.Or(r.kube.selector, "all"), "sink", r.sink.sink, "spool", o.Spool)
 	if r.listen != "" {
-		at, stop, err := serve(r.listen, reg, func() error { return context.Cause(ctx) })
+		at, stop, err := serve(r.listen, reg, func() error { return cmp.Or(context.Cause(ctx), e.Ready()) })
 		if err != nil {
 			return err
 		}

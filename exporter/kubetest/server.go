@@ -285,7 +285,7 @@ func (s *Server) serveAccess(w http.ResponseWriter, r *http.Request) {
 		resource += "/" + a.Subresource
 	}
 	s.mu.Lock()
-	review.Status.Allowed = !s.denied[a.Verb+" "+resource] && !(s.denied["all namespaces"] && a.Namespace == "")
+	review.Status.Allowed = !s.denied[a.Verb+" "+resource] && (a.Namespace != "" || !s.denied["all namespaces"])
 	s.mu.Unlock()
 	review.APIVersion, review.Kind = "authorization.k8s.io/v1", "SelfSubjectAccessReview"
 	reply(w, http.StatusCreated, review)

@@ -20,7 +20,7 @@ const (
 // has answered 200: it writes them without a stamp and without a newline
 // (k8s.io/kubernetes/pkg/kubelet/server/server.go getContainerLogs; kuberuntime_container.go
 // GetContainerLogs; k8s.io/cri-client/pkg/logs ReadLogs and its helpers).
-var inBandTexts = [...]struct {
+var inBandTexts = [...]struct { //nolint:gochecknoglobals // a constant table
 	prefix string
 	kind   Text
 }{

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/cespare/xxhash/v2"
+
+	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
 
 const (
@@ -261,7 +263,7 @@ func (j *joiner) markLine(line []byte) mark {
 	if len(line) > prefixSize {
 		m.full = xxhash.Sum64(line)
 	}
-	if t, ok := parseStamp(line); ok {
+	if t, _, ok := bundle.ParseStamp(line); ok {
 		m.stamp = t.UnixNano()
 		if j.res.First.IsZero() {
 			j.res.First = t
@@ -310,7 +312,7 @@ func (j *joiner) end(p []byte) error {
 	if len(p) == 0 && !j.inLine {
 		return nil
 	}
-	_, stamped := parseStamp(p)
+	_, _, stamped := bundle.ParseStamp(p)
 	if !j.inLine && !stamped {
 		if kind := classify(string(p)); kind != TextNone {
 			j.res.Text, j.res.TextKind = string(p), kind

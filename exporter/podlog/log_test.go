@@ -183,20 +183,3 @@ func TestBrokenBody(t *testing.T) {
 type full struct{}
 
 func (full) Write([]byte) (int, error) { return 0, errors.New("no space left on device") }
-
-func FuzzParseStamp(f *testing.F) {
-	f.Add([]byte(stamped(1, "a")))
-	f.Add([]byte("2026-11-23T10:00:00.000000001+02:00 x"))
-	f.Fuzz(func(t *testing.T, line []byte) {
-		at, ok := parseStamp(line)
-		if !ok {
-			return
-		}
-		if i := bytes.IndexByte(line, ' '); i != 30 && i != 35 {
-			t.Fatalf("stamp of %d bytes in %q", i, line)
-		}
-		if at.Format("05.000000000") != string(line[17:29]) {
-			t.Fatalf("%v from %q", at, line)
-		}
-	})
-}

@@ -218,7 +218,7 @@ func build(ctx context.Context, source string, args []string, p *progress) error
 	})
 	err := cmd.Run()
 	close(done)
-	write.Close()
+	_ = write.Close()
 	wait.Wait()
 	if ctx.Err() != nil {
 		return fmt.Errorf("build components: %w", ctx.Err())
@@ -290,7 +290,7 @@ func static(file string) bool {
 	if err != nil {
 		return false
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	for _, p := range f.Progs {
 		if p.Type == elf.PT_INTERP {
 			return false

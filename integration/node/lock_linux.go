@@ -35,7 +35,7 @@ func lock(ctx context.Context, p *progress) (unlock func(), err error) {
 			now, gone := os.Stat(lockFile)
 			if err == nil && gone == nil && os.SameFile(ours, now) {
 				return func() {
-					os.Remove(lockFile)
+					_ = os.Remove(lockFile) // the next caller takes it over
 					f.Close()
 				}, nil
 			}
@@ -64,7 +64,7 @@ func (n *Node) use() (*Node, error) {
 		return nil, fmt.Errorf("mark node as used: %w", err)
 	}
 	if err := syscall.Flock(fd, syscall.LOCK_SH|syscall.LOCK_NB); err != nil {
-		syscall.Close(fd)
+		_ = syscall.Close(fd)
 		return nil, fmt.Errorf("mark node as used: %w", err)
 	}
 	n.release = func() error { return syscall.Close(fd) }

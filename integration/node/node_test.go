@@ -20,8 +20,8 @@ import (
 // TestLifecycle takes the machine's node through its life: start, use, stop,
 // crash, recovery. It asks for consent because it stops a running node.
 func TestLifecycle(t *testing.T) {
-	if os.Getenv("CI") != "true" && os.Getenv("KLE_REQUIRE") == "" {
-		t.Skip("starts and stops a Kubernetes node: set KLE_REQUIRE=node and run as root on Linux: KLE_REQUIRE=node go test -v ./integration/node")
+	if os.Getenv("CI") != "true" && os.Getenv("KUBELOGEXPORTER_INTEGRATION") == "" {
+		t.Skip("starts and stops a Kubernetes node: set KUBELOGEXPORTER_INTEGRATION=1 and run as root on Linux: KUBELOGEXPORTER_INTEGRATION=1 go test -v ./integration/node")
 	}
 	if err := supported(); err != nil {
 		t.Fatal(err)
@@ -37,7 +37,7 @@ func TestLifecycle(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		n.Close()
+		_ = n.Close()
 		if err := Down(context.WithoutCancel(ctx), log); err != nil {
 			t.Error(err)
 		}
@@ -57,7 +57,7 @@ func TestLifecycle(t *testing.T) {
 	if err := Down(short, log); err == nil {
 		t.Fatal("Down stopped a node that is in use")
 	}
-	again.Close()
+	_ = again.Close()
 
 	// A crash: no program has the chance to clean up, pods still run.
 	startPod(t, n, "survivor", "sleep 1000")
@@ -67,13 +67,13 @@ func TestLifecycle(t *testing.T) {
 	if _, err := Status(ctx); err == nil {
 		t.Error("Status is nil without kubelet, containerd and API server")
 	}
-	n.Close()
+	_ = n.Close()
 	if n, err = Up(ctx, Options{Log: log}); err != nil {
 		t.Fatal(err)
 	}
 	runPod(t, n)
 
-	n.Close()
+	_ = n.Close()
 	startPod(t, n, "last", "sleep 1000")
 	if err := Down(ctx, log); err != nil {
 		t.Fatal(err)

@@ -263,7 +263,7 @@ func (a *Archive) podsOf(ctx context.Context, q Query, ns namespace, days []stri
 				yield(nil, err)
 				return
 			}
-			for pod := range byPod(each(runs)) {
+			for pod := range byPod(each(runs)) { //nolint:errcheck // each yields no error
 				if !yield(pod, nil) {
 					return
 				}

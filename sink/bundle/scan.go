@@ -8,9 +8,10 @@ import (
 )
 
 const (
-	// MaxLastLines and MaxLastLine bound what a record shows of the end of its log.
+	// MaxLastLines is how many lines of the end of its log a record shows at most.
 	MaxLastLines = 20
-	MaxLastLine  = 1024 // bytes of each line
+	// MaxLastLine is how many bytes it shows of each.
+	MaxLastLine = 1024
 )
 
 // scanner learns from a text that passes in chunks how many lines it has, its first and last stamp
@@ -59,7 +60,7 @@ func (s *scanner) feed(p []byte) {
 	}
 }
 
-var newline = []byte{'\n'}
+var newline = []byte{'\n'} //nolint:gochecknoglobals // a constant
 
 // finishOpen takes from p what belongs to the open line, and returns the rest.
 func (s *scanner) finishOpen(p []byte) []byte {
