@@ -3,14 +3,19 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	_ "embed"
 	"errors"
 	"fmt"
+	"net"
+	"net/url"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -24,6 +29,7 @@ const (
 	bucket    = "logs"
 	image     = "kubelogexporter:dev"
 	namespace = "kubelogexporter"
+	title     = "org.opencontainers.image.title=kubelogexporter" // the label of image, see Dockerfile
 )
 
 //go:embed workloads.yaml
@@ -33,8 +39,9 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	d := &demo{begin: time.Now(), current: os.Getenv("KUBE") == "current"}
-	var err error
+	err := forget()
 	switch {
+	case err != nil:
 	case len(os.Args) == 2 && os.Args[1] == "up":
 		err = d.up(ctx)
 	case len(os.Args) == 2 && os.Args[1] == "down":
@@ -48,11 +55,29 @@ func main() {
 	}
 }
 
+// forget removes the settings that a user makes for the program, such as those that the demo tells
+// to type: in a shell that has them, the demo would take them for an S3 server that it shall use.
+func forget() error {
+	for _, v := range os.Environ() {
+		name, _, _ := strings.Cut(v, "=")
+		if name == "KUBELOGEXPORTER_MINIO_IMAGE" || !strings.HasPrefix(name, "KUBELOGEXPORTER_") && !strings.HasPrefix(name, "AWS_") {
+			continue
+		}
+		if err := os.Unsetenv(name); err != nil {
+			return fmt.Errorf("unset %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
 // demo is one run of this command.
 type demo struct {
 	begin   time.Time
 	current bool // use the cluster of the current kubeconfig
 	kubectl []string
+	address string // of this machine, as pods reach it
+	image   string // of the exporter, as the cluster knows it
+	busybox string // what the workloads run
 	store   *s3server.Server
 	binary  string
 }
@@ -77,9 +102,7 @@ func (d *demo) up(ctx context.Context) error {
 // cluster starts the node, or finds the user's own cluster.
 func (d *demo) cluster(ctx context.Context) error {
 	if d.current {
-		d.say("using the cluster of the current kubeconfig; its nodes must know the images %s and %s, and reach this machine", image, node.Busybox)
-		d.kubectl = []string{"kubectl"}
-		return d.run(ctx, d.kube("version")...)
+		return d.ownCluster(ctx)
 	}
 	d.say("starting a real Kubernetes node; the first time it is built from source, about 10 minutes on 2 cores")
 	n, err := node.Up(ctx, node.Options{Log: os.Stdout})
@@ -87,7 +110,42 @@ func (d *demo) cluster(ctx context.Context) error {
 		return err
 	}
 	d.kubectl = []string{n.Kubectl, "--kubeconfig", n.Kubeconfig}
+	d.address, d.image, d.busybox = node.IP, image, node.Busybox
 	return nil
+}
+
+// ownCluster uses the user's cluster. It must get the images from somewhere, and its pods must reach
+// the MinIO on this machine.
+func (d *demo) ownCluster(ctx context.Context) error {
+	d.image, d.busybox = cmp.Or(os.Getenv("DEMO_IMAGE"), image), cmp.Or(os.Getenv("DEMO_BUSYBOX"), "busybox:1")
+	d.kubectl = []string{"kubectl"}
+	server, err := output(ctx, d.kube("config", "view", "--minify", "-o", "jsonpath={.clusters[0].cluster.server}")...)
+	if err != nil {
+		return err
+	}
+	if d.address = os.Getenv("DEMO_ADDRESS"); d.address == "" {
+		if d.address, err = addressTowards(ctx, server); err != nil {
+			return err
+		}
+	}
+	d.say("using the cluster at %s; its nodes must have or pull %s (make image, push it, DEMO_IMAGE=its name) and %s (DEMO_BUSYBOX), and its pods must reach this machine at %s:%d (DEMO_ADDRESS)",
+		server, d.image, d.busybox, d.address, minioPort)
+	return d.run(ctx, d.kube("get", "--raw", "/readyz")...)
+}
+
+// addressTowards returns the address that this machine has on its way to a server. Nothing is sent.
+func addressTowards(ctx context.Context, server string) (string, error) {
+	u, err := url.Parse(server)
+	if err != nil {
+		return "", fmt.Errorf("parse server %s: %w", server, err)
+	}
+	c, err := new(net.Dialer).DialContext(ctx, "udp", net.JoinHostPort(u.Hostname(), "9"))
+	if err != nil {
+		return "", fmt.Errorf("find the way to %s: %w", server, err)
+	}
+	defer c.Close() //nolint:errcheck // nothing was written
+	host, _, err := net.SplitHostPort(c.LocalAddr().String())
+	return host, err
 }
 
 // storage starts MinIO and makes the bucket.
@@ -128,7 +186,16 @@ func (d *demo) program(ctx context.Context) error {
 // as a user would write one.
 func (d *demo) deploy(ctx context.Context) error {
 	d.say("deploying the exporter with the ServiceAccount, ClusterRole and ClusterRoleBinding of deploy/")
-	overlay := fmt.Sprintf(overlayFormat, bucket, node.IP, d.store.HostPort, d.store.AccessKey, d.store.SecretKey)
+	name, tag := d.image, "latest"
+	if i := strings.LastIndex(name, ":"); i > strings.LastIndex(name, "/") {
+		name, tag = name[:i], name[i+1:]
+	}
+	// The tag is the same after every build: without its ID in the pod an old build would go on.
+	id, err := output(ctx, "docker", "image", "inspect", "--format", "{{.ID}}", image)
+	if err != nil {
+		return err
+	}
+	overlay := fmt.Sprintf(overlayFormat, bucket, net.JoinHostPort(d.address, strconv.Itoa(d.store.HostPort)), d.store.AccessKey, d.store.SecretKey, name, tag, id)
 	dir := filepath.Join("dist", "demo")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -147,7 +214,7 @@ func (d *demo) deploy(ctx context.Context) error {
 	return nil
 }
 
-// overlayFormat takes the bucket, the store's address and its two keys. The generators give the
+// overlayFormat takes the bucket, the store's address, its two keys, and the image's name, tag and ID. The generators give the
 // Secret a name of its own content, so that a changed key starts a new pod.
 const overlayFormat = `apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
@@ -161,14 +228,21 @@ patches:
       metadata: {name: kubelogexporter, namespace: kubelogexporter}
       data:
         KUBELOGEXPORTER_CLUSTER: demo
-        KUBELOGEXPORTER_SINK: s3://%s
-        KUBELOGEXPORTER_S3_ENDPOINT: http://%s:%d
+        KUBELOGEXPORTER_SINK: s3://%[1]s
+        KUBELOGEXPORTER_S3_ENDPOINT: http://%[2]s
         KUBELOGEXPORTER_S3_PATH_STYLE: "on"
+  - patch: |
+      apiVersion: apps/v1
+      kind: Deployment
+      metadata: {name: kubelogexporter, namespace: kubelogexporter}
+      spec: {template: {metadata: {annotations: {image-id: "%[7]s"}}}}
 secretGenerator:
   - name: kubelogexporter-s3
     literals:
-      - AWS_ACCESS_KEY_ID=%s
-      - AWS_SECRET_ACCESS_KEY=%s
+      - AWS_ACCESS_KEY_ID=%[3]s
+      - AWS_SECRET_ACCESS_KEY=%[4]s
+images:
+  - {name: kubelogexporter, newName: "%[5]s", newTag: "%[6]s"}
 `
 
 // down removes what up made, whatever of it is there.
@@ -188,14 +262,30 @@ func (d *demo) down(ctx context.Context) error {
 	}
 	d.say("stopping MinIO and removing what it held")
 	failed = append(failed, s3server.Stop(ctx, minioName))
+	d.say("removing the exporter's image")
+	failed = append(failed, d.dropImage(ctx))
 	if root, err := output(ctx, "go", "list", "-m", "-f", "{{.Dir}}"); err == nil {
 		failed = append(failed, os.RemoveAll(filepath.Join(root, "dist", "demo")))
 	}
 	if err := errors.Join(failed...); err != nil {
 		return err
 	}
-	d.say("done; the binaries that were built stay in the user's cache directory for the next time")
+	d.say("done; for the next time the binaries that were built stay in the cache directory and in dist/, the S3 server's image and the Debian packages where they are, and Docker goes on")
 	return nil
+}
+
+// dropImage removes the exporter's image and those that lost their name to it. Other names of it are
+// the user's. Without a Docker daemon there is nothing to remove.
+func (d *demo) dropImage(ctx context.Context) error {
+	if _, err := output(ctx, "docker", "version"); err != nil {
+		return nil //nolint:nilerr // see above
+	}
+	if id, err := output(ctx, "docker", "images", "--quiet", image); err != nil || id != "" {
+		if err := errors.Join(err, d.run(ctx, "docker", "rmi", image)); err != nil {
+			return err
+		}
+	}
+	return d.run(ctx, "docker", "image", "prune", "--force", "--filter", "label="+title)
 }
 
 func (d *demo) kube(args ...string) []string {

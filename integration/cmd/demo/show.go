@@ -22,7 +22,7 @@ func (d *demo) die(ctx context.Context) error {
 		return err
 	}
 	since := time.Now()
-	if err := d.apply(ctx, workloads); err != nil {
+	if err := d.apply(ctx, strings.ReplaceAll(workloads, node.Busybox, d.busybox)); err != nil {
 		return err
 	}
 	if err := d.run(ctx, d.kube("-n", "demo", "wait", "pod/deleted", "--for=condition=Ready", "--timeout=90s")...); err != nil {
@@ -124,11 +124,10 @@ func (d *demo) show(ctx context.Context) error {
 	}
 	d.say("archived in the bucket %q:\n\n%s", bucket, table)
 	d.say("the last lines of the pod that was deleted while it wrote:\n\n%s", log)
-	kubeconfig := ""
-	if !d.current {
-		if n, err := node.Open(); err == nil {
-			kubeconfig = "  export KUBECONFIG=" + n.Kubeconfig + "\n"
-		}
+	// A fresh machine has no kubectl: the node brings its own.
+	kubectl, down := "go run ./integration/cmd/node kubectl", "make demo-down"
+	if d.current {
+		kubectl, down = "kubectl", "make demo-down KUBE=current"
 	}
 	d.say(`next, type for example:
 
@@ -137,9 +136,9 @@ func (d *demo) show(ctx context.Context) error {
   dist/kubelogexporter ls -o wide
   dist/kubelogexporter logs -n demo loop --previous --timestamps
   aws s3 ls --recursive s3://%s --endpoint-url %s
-%s  kubectl -n kubelogexporter logs deploy/kubelogexporter
-  make demo-down
-`, d.store.AccessKey, d.store.SecretKey, bucket, d.store.Endpoint, bucket, d.store.Endpoint, kubeconfig)
+  %s -n kubelogexporter logs deploy/kubelogexporter
+  %s
+`, d.store.AccessKey, d.store.SecretKey, bucket, d.store.Endpoint, bucket, d.store.Endpoint, kubectl, down)
 	return nil
 }
 
