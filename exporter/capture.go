@@ -45,6 +45,8 @@ type capture struct {
 	followed bool
 	gone     bool // the API has no more to give
 	running  bool // a snapshot: the run goes on
+	looked   bool // the pod was looked at after the last read
+	served   bool // the kubelet has served what is held, be it nothing
 
 	podMu  sync.Mutex
 	object *corev1.Pod // the whole pod as last seen
@@ -60,6 +62,7 @@ func (e *Exporter) begin(r *run, p priority) {
 	e.metrics.observed.Inc()
 	c := &capture{e: e, run: r, prio: p}
 	e.captures.begin()
+	e.tally.add(func(t *tally) { t.runs++ })
 	e.metrics.open.Inc()
 	step := c.read
 	switch m := r.moment(); {
@@ -113,33 +116,57 @@ func (c *capture) request(r podlog.Request) podlog.Request {
 // follow reads a dying pod's container to its end. The stream is opened while the container still
 // runs, because what is left after its exit lives for a second or less.
 func (c *capture) follow(ctx context.Context) {
-	c.followed = true
-	var pods sync.WaitGroup
-	pods.Go(func() { c.seePod(ctx) })
-	defer pods.Wait()
-	for {
-		m := c.run.now()
-		if m.term != nil && c.log == nil {
-			c.read(ctx) // it ended before the stream could be opened
-			return
+	if m := c.run.now(); m.ended() && !c.had() {
+		c.reset()
+		c.read(ctx) // it ended before a stream could be opened
+		return
+	}
+	var look sync.WaitGroup
+	if !c.followed {
+		c.followed = true
+		look.Go(func() { c.seePod(ctx) }) // beside the stream, which must not wait
+	}
+	ok := c.stream(ctx)
+	look.Wait()
+	if ctx.Err() != nil {
+		c.seal(ctx)
+		return
+	}
+	wait := endWait
+	if !ok {
+		wait = 0
+	}
+	switch m := c.awaitEnd(ctx, wait); {
+	case c.gone, m.podGone, ok && m.ended():
+		c.awaitEnd(ctx, endWait) // for the exit code, which comes with the pod's last status
+		c.seal(ctx)
+	case m.ended():
+		c.e.queue.add(c.prio, time.Now(), c.read) // the stream broke, the log may still be there
+	default:
+		c.e.queue.add(prioDying, time.Now().Add(backoff(c.refused)), c.follow)
+	}
+}
+
+// stream follows until the kubelet ends two streams in a row, the second at once and with nothing
+// new. A clean end alone says nothing, a broken connection behind the API server looks the same; but
+// for a running container the second stream would stay open, so the kubelet has said that the
+// container has ended, and that this is the end of its log. It returns whether that happened.
+func (c *capture) stream(ctx context.Context) bool {
+	for again := false; ; again = true {
+		start := time.Now()
+		res, ok := c.take(ctx, "follow", podlog.Request{Follow: true, Since: c.since()})
+		if !ok {
+			return false
 		}
-		ok := c.take(ctx, "follow", podlog.Request{Follow: true, Since: c.since()})
-		if ctx.Err() != nil {
-			c.abandon()
-			return
+		same := res.Appended == 0 && (res.Join == podlog.JoinExact || res.Join == podlog.JoinEmpty && c.log.Bytes() == 0)
+		if again && same && time.Since(start) < endWait && res.TextKind == podlog.TextNone {
+			c.tail = bundle.Part{State: bundle.Proven, Evidence: []string{"the kubelet ended two streams in a row, the second at once and with nothing new"}}
+			return true
 		}
-		wait := backoff(c.refused)
-		if ok {
-			c.close(ctx)
-			wait = endWait
-		}
-		if m = c.awaitEnd(ctx, wait); m.ended() || c.gone {
-			break
+		if res.TextKind == podlog.TextGone {
+			return true // the runtime has removed the container: this is all there is
 		}
 	}
-	c.awaitEnd(ctx, 5*time.Second) // for the exit code, which comes with the pod's last status
-	pods.Wait()
-	c.seal(ctx)
 }
 
 // awaitEnd waits until the run's end is known, ctx ends or the time is over.
@@ -178,7 +205,7 @@ func (c *capture) read(ctx context.Context) {
 		c.finish()
 		return
 	}
-	if m.slot == slotNone {
+	if m.slot == slotNone || m.podGone {
 		c.gone = true
 		c.seal(ctx)
 		return
@@ -188,7 +215,7 @@ func (c *capture) read(ctx context.Context) {
 	if m.slot == slotPrevious {
 		method = "previous"
 	}
-	ok := c.take(ctx, method, podlog.Request{Previous: m.slot == slotPrevious})
+	_, ok := c.take(ctx, method, podlog.Request{Previous: m.slot == slotPrevious})
 	switch {
 	case ctx.Err() != nil:
 		c.abandon()
@@ -219,6 +246,8 @@ func closingTime(m moment) time.Time {
 // was asked for.
 func (c *capture) closing(ctx context.Context) {
 	c.close(ctx)
+	c.seePod(ctx)
+	c.looked = true
 	if ctx.Err() != nil {
 		c.abandon()
 		return
@@ -226,6 +255,7 @@ func (c *capture) closing(ctx context.Context) {
 	if c.run.now().slot == slotPrevious && c.asked == slotCurrent && c.moved < 3 {
 		// The container restarted since: what was read may be its successor's. Once more, by name.
 		c.moved++
+		c.looked = false
 		c.reset()
 		c.read(ctx)
 		return
@@ -238,6 +268,11 @@ func (c *capture) close(ctx context.Context) {
 	m := c.run.now()
 	before := c.log.Bytes()
 	c.tail = bundle.Part{State: bundle.Unproven, Cause: bundle.CauseTailUnproven}
+	if m.podGone || m.slot == slotNone {
+		return // whatever has the name now is another
+	}
+	ctx, stalled, done := c.watchdog(ctx, false)
+	defer done()
 	body, err := c.e.source.Open(ctx, c.request(podlog.Request{Since: c.since(), Previous: m.slot == slotPrevious}))
 	if err != nil {
 		c.note("closing", podlog.Result{}, err)
@@ -245,7 +280,7 @@ func (c *capture) close(ctx context.Context) {
 		return
 	}
 	defer body.Close() //nolint:errcheck // a body that was read to its end
-	res, err := c.log.Read(body)
+	res, err := c.log.Read(stalled(body))
 	c.note("closing", res, err)
 	c.joined(res)
 	switch {
@@ -259,20 +294,27 @@ func (c *capture) close(ctx context.Context) {
 }
 
 // take makes one read that brings log text. It returns whether the body was read to a clean end.
-func (c *capture) take(ctx context.Context, method string, req podlog.Request) bool {
+func (c *capture) take(ctx context.Context, method string, req podlog.Request) (podlog.Result, bool) {
+	c.tail = bundle.Part{} // whatever was proven before, there is more to come
+	if c.run.now().podGone {
+		c.gone = true // whatever has the name now is another pod
+		return podlog.Result{}, false
+	}
 	if err := c.open(); err != nil {
 		c.refused++
 		c.e.log.Warn("cannot spool, will try again", c.attrs("err", err)...)
-		return false
+		return podlog.Result{}, false
 	}
+	ctx, stalled, done := c.watchdog(ctx, req.Follow)
+	defer done()
 	body, err := c.e.source.Open(ctx, c.request(req))
 	if err != nil {
 		c.note(method, podlog.Result{}, err)
 		c.refuse(ctx, err)
-		return false
+		return podlog.Result{}, false
 	}
 	defer body.Close() //nolint:errcheck // the read's own error is the one that counts
-	res, err := c.log.Read(body)
+	res, err := c.log.Read(stalled(body))
 	c.note(method, res, err)
 	c.joined(res)
 	var werr *podlog.WriteError
@@ -281,16 +323,17 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) b
 		c.refused++
 		c.reset()
 		c.e.log.Warn("cannot spool, will try again", c.attrs("err", err)...)
-		return false
+		return res, false
 	case res.TextKind == podlog.TextGone && res.Join == podlog.JoinEmpty && c.log.Bytes() == 0:
 		c.goneOrRetry()
-		return false
+		return res, false
 	case err != nil, res.TextKind == podlog.TextRetry:
 		c.refused++
-		return false
+		return res, false
 	}
 	c.refused = 0
-	return true
+	c.served = true
+	return res, true
 }
 
 // goneOrRetry handles a kubelet that cannot find the run's log at all. While the status still shows
@@ -386,7 +429,7 @@ func (c *capture) reset() {
 	if c.out != nil {
 		c.out.abort()
 	}
-	c.out, c.log = nil, nil
+	c.out, c.log, c.served, c.tail = nil, nil, false, bundle.Part{}
 }
 
 // abandon gives up when the exporter stops. The run stays unrecorded; the next start finds it again.

@@ -116,7 +116,7 @@ func (e *Exporter) take(pod *corev1.Pod) {
 	if !e.selects(pod) {
 		return
 	}
-	e.tally.add(func(t *tally) { t.pods++; t.runs += len(views(pod)) })
+	e.tally.add(func(t *tally) { t.pods++ })
 	e.tracker.observe(pod, false)
 }
 
@@ -147,7 +147,7 @@ func (c *capture) snapshot(ctx context.Context) {
 		return
 	}
 	c.asked = slotCurrent
-	ok := c.take(ctx, "get", podlog.Request{})
+	_, ok := c.take(ctx, "get", podlog.Request{})
 	switch {
 	case ctx.Err() != nil:
 		c.abandon()

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -100,6 +103,9 @@ func New(o Options) (*Exporter, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := checkSpool(o.Spool); err != nil {
+		return nil, err
+	}
 	spool, err := sink.OpenDir(o.Spool)
 	if err != nil {
 		return nil, fmt.Errorf("open spool: %w", err)
@@ -140,6 +146,35 @@ func clients(base *rest.Config, userAgent string, r *reach) (objects, logs *kube
 		return nil, nil, fmt.Errorf("make Kubernetes client: %w", err)
 	}
 	return objects, logs, nil
+}
+
+// spoolMark is the file by which a spool is known: what is shipped leaves the spool, so a directory
+// with other things in it must never be taken for one.
+const spoolMark = ".kubelogexporter-spool"
+
+// checkSpool makes the directory a spool, unless it holds something else.
+func checkSpool(dir string) error {
+	mark := filepath.Join(dir, spoolMark)
+	if _, err := os.Stat(mark); err == nil {
+		return nil
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("open spool: %w", err)
+	}
+	for _, e := range entries {
+		if e.Name() != "lost+found" { // of a new volume
+			return fmt.Errorf("open spool: %s holds %s and is no spool: name an empty directory", dir, e.Name())
+		}
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // as for every sink.Dir
+		return fmt.Errorf("open spool: %w", err)
+	}
+	text := "This directory holds captures on their way to the archive. They leave it by themselves.\n"
+	if err := os.WriteFile(mark, []byte(text), 0o644); err != nil { //nolint:gosec // nothing secret
+		return fmt.Errorf("open spool: %w", err)
+	}
+	return nil
 }
 
 func orDefault[T int | time.Duration](n, d T) T {

@@ -1,7 +1,6 @@
 package exporter
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,196 +14,22 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kubelogexporter/kubelogexporter/exporter/kubetest"
+	"github.com/kubelogexporter/kubelogexporter/exporter/podlog"
 	"github.com/kubelogexporter/kubelogexporter/sink"
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
 
-// world is a fake cluster, a bucket in a directory, and an exporter between them.
-type world struct {
-	t      *testing.T
-	kube   *kubetest.Server
-	bucket *sink.Dir
-	spool  string
-	log    *bytes.Buffer
-	stop   func()
-}
-
-type lockedWriter struct {
-	mu sync.Mutex
-	w  io.Writer
-}
-
-func (w *lockedWriter) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.w.Write(p)
-}
-
-func newWorld(t *testing.T) *world {
-	t.Helper()
-	bucket, err := sink.OpenDir(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &world{t: t, kube: kubetest.New(t), bucket: bucket, spool: t.TempDir(), log: &bytes.Buffer{}}
-}
-
-func (w *world) exporter(change func(*Options)) *Exporter {
-	w.t.Helper()
-	o := Options{
-		Kube: w.kube.Config(), Bucket: w.bucket, Spool: w.spool, Cluster: "test", Version: "test", Grace: 5 * time.Second,
-		Log: slog.New(slog.NewTextHandler(&lockedWriter{w: io.MultiWriter(w.log, testWriter{w.t})}, nil)),
-	}
-	if change != nil {
-		change(&o)
-	}
-	e, err := New(o)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return e
-}
-
-type testWriter struct{ t *testing.T }
-
-func (w testWriter) Write(p []byte) (int, error) {
-	w.t.Logf("%s", bytes.TrimSpace(p))
-	return len(p), nil
-}
-
-// start runs an exporter until stop, or the end of the test.
-func (w *world) start(change func(*Options)) *Exporter {
-	w.t.Helper()
-	e := w.exporter(change)
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- e.Run(ctx) }()
-	var once sync.Once
-	w.stop = func() {
-		once.Do(func() {
-			cancel()
-			if err := <-done; err != nil {
-				w.t.Errorf("run: %v", err)
-			}
-			if err := e.Close(); err != nil {
-				w.t.Errorf("close: %v", err)
-			}
-		})
-	}
-	w.t.Cleanup(w.stop)
-	return e
-}
-
-// records reads the archive.
-func (w *world) records() []*bundle.Record {
-	w.t.Helper()
-	var recs []*bundle.Record
-	for o, err := range w.bucket.List(context.Background(), "", sink.ListOptions{}) {
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		if strings.HasSuffix(o.Key, ".json") {
-			rec, err := bundle.DecodeStrict(w.read(o.Key))
-			if err != nil {
-				w.t.Fatal(err)
-			}
-			if err := rec.Validate(); err != nil {
-				w.t.Errorf("%s: %v", o.Key, err)
-			}
-			recs = append(recs, rec)
-		}
-	}
-	return recs
-}
-
-func (w *world) read(key string) []byte {
-	w.t.Helper()
-	r, err := w.bucket.Open(context.Background(), key, 0, -1)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	defer r.Close() //nolint:errcheck // read only
-	data, err := io.ReadAll(r)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return data
-}
-
-// text returns a record's log.
-func (w *world) text(rec *bundle.Record) string {
-	w.t.Helper()
-	var b strings.Builder
-	for _, o := range rec.Objects {
-		r, err := bundle.NewLogReader(bytes.NewReader(w.read(o.Key)), bundle.Zstd)
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		if _, err := io.Copy(&b, r); err != nil {
-			w.t.Fatal(err)
-		}
-	}
-	return b.String()
-}
-
-// await waits for a number of records.
-func (w *world) await(n int) []*bundle.Record {
-	w.t.Helper()
-	for end := time.Now().Add(15 * time.Second); ; {
-		recs := w.records()
-		if len(recs) >= n {
-			return recs
-		}
-		if time.Now().After(end) {
-			w.t.Fatalf("%d records after 15 s, want %d", len(recs), n)
-		}
-		<-time.After(20 * time.Millisecond)
-	}
-}
-
-// pod makes a pod with one container, app, whose runs have IDs of their own.
-func (w *world) pod(name string) (*corev1.Pod, *kubetest.Container) {
-	runID := func(run int) string { return fmt.Sprintf("containerd://%012x%052x", len(name)*1000+run, run) }
-	c := kubetest.NewContainer(runID)
-	w.kube.Log("shop", name, "app", c.Serve)
-	pod := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: types.UID(fmt.Sprintf("0b54cd8c-0000-4000-8000-%012x", len(name))), Labels: map[string]string{"app": name}},
-		Spec:       corev1.PodSpec{NodeName: "node", Containers: []corev1.Container{{Name: "app", Env: []corev1.EnvVar{{Name: "PASSWORD", Value: "hunter2"}}}}},
-		Status:     corev1.PodStatus{Phase: corev1.PodRunning},
-	}
-	pod.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "app", ContainerID: runID(0),
-		State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(time.Now().Truncate(time.Second))}}}}
-	return pod, c
-}
-
-// exit ends the current run in the pod's status.
-func exit(pod *corev1.Pod, code int32) {
-	s := &pod.Status.ContainerStatuses[0]
-	s.State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ContainerID: s.ContainerID, ExitCode: code, Reason: "Error",
-		StartedAt: s.State.Running.StartedAt, FinishedAt: metav1.NewTime(time.Now().Truncate(time.Second))}}
-}
-
-// restart begins a new run in the pod's status.
-func restart(pod *corev1.Pod, c *kubetest.Container) {
-	s := &pod.Status.ContainerStatuses[0]
-	s.LastTerminationState = s.State
-	s.RestartCount++
-	s.ContainerID = c.ID(int(s.RestartCount))
-	s.State = corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(time.Now().Truncate(time.Second))}}
-}
-
 func TestFinishedPodThatStays(t *testing.T) {
 	w := newWorld(t)
 	pod, c := w.pod("cart")
+	c.Print(time.Now(), "one\n")
 	w.kube.SetPod(pod)
 	e := w.start(nil)
 	for e.Ready() != nil {
 		<-time.After(10 * time.Millisecond)
 	}
-	c.Print(time.Now(), "one\n")
 	for len(w.kube.Requests("limitBytes")) == 0 { // the head probe: without it the head is unproven
 		<-time.After(10 * time.Millisecond)
 	}
@@ -318,8 +143,8 @@ func TestGracefulDeletion(t *testing.T) {
 	c.Print(time.Now(), "last words\n")
 	c.Remove()
 	c.Exit()
-	for len(w.kube.Requests("/log?")) < len(w.kube.Requests("follow=true"))+len(w.kube.Requests("limitBytes"))+1 {
-		<-time.After(5 * time.Millisecond) // the closing read
+	for len(w.kube.Requests("follow=true")) < 2 {
+		<-time.After(5 * time.Millisecond) // the second stream, which proves the end
 	}
 	exit(pod, 0)
 	w.kube.SetPod(pod)
@@ -424,8 +249,11 @@ func TestSpoolSurvives(t *testing.T) {
 	}
 	w.stop()
 	w.kube.DeletePod("shop", "kept")
-	if err := spool.Put(t.Context(), "orphan.log.zst", strings.NewReader("x")); err != nil {
-		t.Fatal(err)
+	const orphan = "cluster=test/namespace=shop/date=2026-11-23/x/0b54cd8c-0000-4000-8000-000000000000/app.0.0123456789ab.log.zst"
+	for _, key := range []string{orphan, "thesis.txt"} {
+		if err := spool.Put(t.Context(), key, strings.NewReader("x")); err != nil {
+			t.Fatal(err)
+		}
 	}
 	w.start(nil)
 	rec := w.await(1)[0]
@@ -433,8 +261,115 @@ func TestSpoolSurvives(t *testing.T) {
 		t.Errorf("log %q", w.text(rec))
 	}
 	w.stop()
+	var left []string
 	for o := range spool.List(context.Background(), "", sink.ListOptions{}) {
-		t.Errorf("%s is left in the spool", o.Key)
+		left = append(left, o.Key)
+	}
+	if len(left) != 1 || left[0] != "thesis.txt" {
+		t.Errorf("left in the spool: %q; want only what is none of ours", left)
+	}
+}
+
+// A directory with other things in it is not taken for a spool: what is shipped leaves the spool.
+func TestForeignDirectoryIsNoSpool(t *testing.T) {
+	w := newWorld(t)
+	if err := w.bucket.Put(t.Context(), "thesis.txt", strings.NewReader("x")); err != nil {
+		t.Fatal(err)
+	}
+	_, err := New(Options{Kube: w.kube.Config(), Bucket: w.bucket, Spool: w.bucket.Path(), Cluster: "test", Log: slog.New(slog.DiscardHandler)})
+	if err == nil || !strings.Contains(err.Error(), "is no spool") {
+		t.Errorf("err %v", err)
+	}
+}
+
+// A spool that fails after the log was read, and a pod that is gone by the time it works again: the
+// record says that the log is lost, not that it was empty.
+func TestSpoolFailsThenPodGone(t *testing.T) {
+	w := newWorld(t)
+	pod, c := w.pod("unlucky")
+	c.Print(time.Now(), "precious\n")
+	c.Exit()
+	exit(pod, 1)
+	w.kube.SetPod(pod)
+	e := w.exporter(nil)
+	r := &run{tracker: e.tracker, pod: &podState{pod: pod, runs: map[runID]*run{}}, changed: make(chan struct{}), view: views(pod)[0]}
+	cap1 := &capture{e: e, run: r}
+	if _, ok := cap1.take(t.Context(), "get", podlog.Request{}); !ok {
+		t.Fatal("the log could not be read")
+	}
+	cap1.close(t.Context())
+	cap1.reset() // what a failed commit does
+	r.pod.gone = true
+	cap1.take(t.Context(), "get", podlog.Request{})
+	if v := cap1.judge(r.now()); v.Complete || v.Head.State != bundle.Lost {
+		t.Errorf("verdict %+v", v)
+	}
+	cap1.reset()
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The stream of a dying pod is refused for a while, and then the run has ended: its log is read.
+func TestRefusedStreamThenEnd(t *testing.T) {
+	w := newWorld(t)
+	pod, c := w.pod("slow")
+	c.Print(time.Now(), "words\n")
+	now := metav1.Now()
+	pod.DeletionTimestamp = &now
+	var mu sync.Mutex
+	refuse := true
+	w.kube.Log("shop", "slow", "app", func(rw http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		if refuse {
+			kubetest.Status(rw, http.StatusInternalServerError, metav1.StatusReasonInternalError, "", "dial tcp: connection refused")
+			return
+		}
+		c.Serve(rw, r)
+	})
+	w.kube.SetPod(pod)
+	w.start(nil)
+	for len(w.kube.Requests("follow=true")) < 2 {
+		<-time.After(5 * time.Millisecond)
+	}
+	c.Exit()
+	exit(pod, 0)
+	w.kube.SetPod(pod)
+	mu.Lock()
+	refuse = false
+	mu.Unlock()
+	if got := w.text(w.await(1)[0]); !strings.HasSuffix(got, " words\n") {
+		t.Errorf("log %q", got)
+	}
+}
+
+// The name of a deleted pod belongs to another pod by the time its log is read: the new pod's log is
+// not stored as the old one's.
+func TestNameOfAnotherPod(t *testing.T) {
+	w := newWorld(t)
+	pod, c := w.pod("db-0")
+	c.Exit()
+	exit(pod, 1)
+	pod.Status.ContainerStatuses[0].State.Terminated.FinishedAt = metav1.NewTime(time.Now().Add(-10 * time.Second).Truncate(time.Second))
+	pod.Status.ContainerStatuses[0].State.Terminated.StartedAt = metav1.NewTime(time.Now().Add(-20 * time.Second).Truncate(time.Second))
+	var once sync.Once
+	w.kube.Log("shop", "db-0", "app", func(rw http.ResponseWriter, _ *http.Request) {
+		once.Do(func() { // between the request's arrival and its answer the pod is replaced
+			next := pod.DeepCopy()
+			next.UID = "0b54cd8c-0000-4000-8000-ffffffffffff"
+			next.Status.ContainerStatuses[0].ContainerID = "containerd://" + strings.Repeat("f", 64)
+			next.Status.ContainerStatuses[0].State = corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.Now()}}
+			w.kube.DeletePod("shop", "db-0")
+			w.kube.SetPod(next)
+		})
+		_, _ = io.WriteString(rw, kubetest.Stamp(time.Now())+" the new pod's line\n")
+	})
+	w.kube.SetPod(pod)
+	w.start(nil)
+	rec := w.await(1)[0]
+	if len(rec.Objects) != 0 || rec.Verdict.Head.State != bundle.Lost {
+		t.Errorf("%s: %d lines, verdict %+v", rec.Pod.UID, rec.Lines, rec.Verdict)
 	}
 }
 

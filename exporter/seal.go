@@ -8,7 +8,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubelogexporter/kubelogexporter/sink"
@@ -21,32 +20,34 @@ var errSpooled = errors.New("already in the spool")
 // seal ends a capture: it looks at the pod once more, judges, and commits log and record to the
 // spool. After it the run is as good as archived.
 func (c *capture) seal(ctx context.Context) {
-	c.seePod(ctx)
-	if ctx.Err() != nil {
-		c.abandon()
+	if ctx.Err() == nil && !c.looked {
+		c.seePod(ctx)
+	}
+	if ctx.Err() != nil && !(c.followed && c.had()) {
+		c.abandon() // the next start reads it; only what a dying pod's stream has brought is not to be had again
 		return
 	}
 	m := c.run.now()
+	if c.foreign(m) {
+		c.reset()
+	}
 	rec := c.record(m)
 	rec.Verdict = c.judge(m)
 	key, err := c.commit(rec)
-	if errors.Is(err, errSpooled) {
-		c.reset()
-		c.finish()
-		return
-	}
-	if err != nil {
+	if err != nil && !errors.Is(err, errSpooled) {
 		c.refused++
 		c.e.log.Warn("cannot spool, will try again", c.attrs("err", err)...)
 		c.reset()
-		c.e.queue.add(c.prio, time.Now().Add(backoff(c.refused)), c.read)
+		c.again(c.read)
 		return
 	}
 	c.reset()
-	c.e.metrics.captured(rec)
-	c.report(rec, key)
 	c.e.ship.add(key)
-	c.e.tally.add(func(t *tally) { t.bytes += rec.RawBytes; t.keys = append(t.keys, key) })
+	if err == nil {
+		c.e.metrics.captured(rec)
+		c.report(rec, key)
+		c.e.tally.add(func(t *tally) { t.bytes += rec.RawBytes; t.keys = append(t.keys, key) })
+	}
 	c.finish()
 }
 
@@ -90,15 +91,32 @@ func putRecord(spool *sink.Dir, key string, rec *bundle.Record) error {
 	return spool.Put(context.Background(), key, bytes.NewReader(data)) // a local write, not to be cut short by a stop
 }
 
-// seePod reads the pod as it is now: for the record, and to see whether it is still the same pod.
+// errOtherPod says that the pod's name belongs to another pod now.
+var errOtherPod = errors.New("another pod has the name now")
+
+// seePod reads the pod as it is now: for the record, and because the watch may lag behind what the
+// kubelet serves.
 func (c *capture) seePod(ctx context.Context) {
 	known := c.run.now().pod
 	pod, err := c.e.kube.CoreV1().Pods(known.Namespace).Get(ctx, known.Name, metav1.GetOptions{})
+	if err == nil && pod.UID != known.UID {
+		err = errOtherPod
+	}
 	c.podMu.Lock()
-	defer c.podMu.Unlock()
-	if c.podErr = err; err == nil && pod.UID == known.UID {
+	if c.podErr = err; err == nil {
 		c.object = pod
 	}
+	c.podMu.Unlock()
+	if err == nil {
+		small, _ := slim(pod)
+		c.e.tracker.observe(small.(*corev1.Pod), false) //nolint:forcetypeassert // slim of a pod is a pod
+	}
+}
+
+func (c *capture) podError() error {
+	c.podMu.Lock()
+	defer c.podMu.Unlock()
+	return c.podErr
 }
 
 // record puts together what is known of the run, apart from its log.
@@ -163,48 +181,34 @@ func (c *capture) judge(m moment) bundle.Verdict {
 		part := bundle.Part{State: bundle.Lost, Cause: lostCause(m)}
 		v.Head, v.Middle, v.Tail = part, part, part
 	default:
-		v.Head, v.Middle, v.Tail = c.judgeHead(), c.middle, c.judgeTail(m)
-		if foreign := c.foreign(m); foreign != "" {
-			v.Tail = bundle.Part{State: bundle.Unproven, Cause: bundle.CauseTailUnproven, Evidence: []string{foreign}}
-		}
+		v.Head, v.Middle, v.Tail = c.judgeHead(m), c.middle, c.judgeTail(m)
 	}
 	v.Complete = v.Head.State == bundle.Proven && v.Middle.State == bundle.Proven && v.Tail.State == bundle.Proven
 	return v
 }
 
-// had says whether the kubelet ever served this run's log, be it an empty one.
-func (c *capture) had() bool {
-	if c.log == nil {
-		return false
-	}
-	if c.log.Bytes() > 0 {
-		return true
-	}
-	for _, r := range c.reads {
-		if r.Result == "ok" && r.Method != "closing" {
-			return true
-		}
-	}
-	return false
-}
+// had says whether the kubelet served this run's log, be it an empty one.
+func (c *capture) had() bool { return c.log != nil && (c.log.Bytes() > 0 || c.served) }
 
 func lostCause(m moment) bundle.Cause {
 	switch {
-	case m.podGone || m.dying:
+	case m.podGone:
 		return bundle.CauseDeletedBeforeRead
 	case m.slot == slotNone:
 		return bundle.CauseReplacedBeforeRead
+	case m.dying:
+		return bundle.CauseDeletedBeforeRead
 	}
 	return bundle.CauseKubeletError
 }
 
 // judgeHead compares the first line held with the first line that was seen while the run went on.
-func (c *capture) judgeHead() bundle.Part {
+func (c *capture) judgeHead(m moment) bundle.Part {
 	first := c.log.First()
 	witness, ok := c.run.witnessedHead()
 	switch {
-	case first.IsZero() && c.log.Bytes() == 0 && witness.IsZero():
-		return bundle.Part{State: bundle.Proven, Evidence: []string{"the kubelet served an empty log"}}
+	case c.log.Bytes() == 0 && witness.IsZero() && (c.run.seenEmpty() || lived(c.run, m) < 2*time.Second):
+		return bundle.Part{State: bundle.Proven, Evidence: []string{"the kubelet served an empty log, and it was empty from the start"}}
 	case !witness.IsZero() && !witness.Equal(first):
 		return bundle.Part{
 			State: bundle.Lost, Cause: bundle.CauseRotated, After: utc(witness), Before: utc(first),
@@ -224,33 +228,46 @@ func (c *capture) judgeTail(m moment) bundle.Part {
 	switch {
 	case c.tail.State == "":
 		return bundle.Part{State: bundle.Unproven, Cause: bundle.CauseTailUnproven, Evidence: []string{"no closing read was possible"}}
+	case c.tail.State == bundle.Proven && !c.followed && c.asked != m.slot && !m.podGone:
+		return bundle.Part{State: bundle.Unproven, Cause: bundle.CauseTailUnproven, Evidence: []string{"the container restarted while its log was read"}}
 	case m.term == nil && c.tail.State == bundle.Proven:
 		return bundle.Part{State: bundle.Unproven, Cause: bundle.CauseTailUnproven, Evidence: []string{"the kubelet never reported the end"}}
 	}
 	return c.tail
 }
 
-// foreign looks for signs that the bytes are another run's: stamps outside the run's life, or a read
-// by name that the pod's status no longer vouches for.
-func (c *capture) foreign(m moment) string {
-	if m.term == nil || m.term.FinishedAt.IsZero() {
-		return ""
+// lived is how long a run lasted; very long if that is not known.
+func lived(r *run, m moment) time.Duration {
+	if m.term == nil || m.term.FinishedAt.IsZero() || r.startedAt.IsZero() {
+		return 1<<63 - 1
 	}
-	if last := c.log.Last(); last.After(m.term.FinishedAt.Add(2 * time.Second)) {
-		return "the last stamp lies after the end of the run"
+	return m.term.FinishedAt.Sub(r.startedAt)
+}
+
+// foreign says whether what was read may be another run's, so that it must not be stored as this
+// one's: the name or the slot that was asked for had moved on by the end of the reading. Then only
+// stamps can vouch for the bytes: a log that begins before the second in which this run ended
+// cannot be its successor's.
+func (c *capture) foreign(m moment) bool {
+	if c.log == nil || c.log.Bytes() == 0 {
+		return false
 	}
-	if first := c.log.First(); !first.IsZero() && first.Before(c.run.startedAt.Add(-time.Second)) {
-		return "the first stamp lies before the start of the run"
+	moved := errors.Is(c.podError(), errOtherPod)
+	if !c.followed && !m.podGone && c.asked != m.slot {
+		moved = true
 	}
-	if !c.followed && c.asked == slotCurrent && m.slot != slotCurrent && !m.podGone {
-		return "the container restarted while its log was read"
+	first := c.log.First()
+	switch {
+	case first.IsZero():
+		return moved
+	case first.Before(c.run.startedAt.Add(-time.Second)):
+		return true // older than the run: its predecessor's
+	case m.term == nil || m.term.FinishedAt.IsZero():
+		return moved
+	case first.After(m.term.FinishedAt.Add(time.Second)):
+		return true // younger than the run
 	}
-	c.podMu.Lock()
-	defer c.podMu.Unlock()
-	if c.podErr != nil && !apierrors.IsNotFound(c.podErr) {
-		return "the pod could not be read again: " + c.podErr.Error()
-	}
-	return ""
+	return moved && !first.Before(m.term.FinishedAt.Time)
 }
 
 func utc(t time.Time) *time.Time {

@@ -11,7 +11,6 @@ import (
 	"math/rand/v2"
 	"path"
 	"sort"
-	"strings"
 	"sync"
 	"time"
 
@@ -45,19 +44,26 @@ func newShipper(e *Exporter, uploads int) *shipper {
 // objects that no record names: their captures were not committed.
 func (s *shipper) recover(ctx context.Context) error {
 	var records []sink.Object
-	named := make(map[string]bool)
-	var objects []string
+	var logs []string
+	named := make(map[string]bool)      // log objects that a record names
+	unreadable := make(map[string]bool) // folders with a record that tells us nothing
 	for o, err := range s.e.spool.List(ctx, "", sink.ListOptions{}) {
 		if err != nil {
 			return fmt.Errorf("read spool: %w", err)
 		}
-		if !strings.HasPrefix(path.Base(o.Key), "_") {
-			objects = append(objects, o.Key)
+		_, kind, _, _, err := bundle.ParseKey(o.Key)
+		switch {
+		case err != nil:
+			s.e.log.Warn("a file in the spool is none of ours, left alone", "key", o.Key)
+			continue
+		case kind == bundle.KindLog:
+			logs = append(logs, o.Key)
 			continue
 		}
 		rec, err := s.load(ctx, o.Key)
 		if err != nil {
-			s.e.log.Error("damaged record in the spool, left alone", "key", o.Key, "err", err)
+			s.e.log.Error("a record in the spool cannot be read; it and the logs beside it are left alone", "key", o.Key, "err", err)
+			unreadable[path.Dir(o.Key)] = true
 			continue
 		}
 		for _, obj := range rec.Objects {
@@ -65,8 +71,8 @@ func (s *shipper) recover(ctx context.Context) error {
 		}
 		records = append(records, o)
 	}
-	for _, key := range objects {
-		if !named[key] {
+	for _, key := range logs {
+		if !named[key] && !unreadable[path.Dir(key)] {
 			if err := s.e.spool.Remove(key); err != nil {
 				return fmt.Errorf("clean spool: %w", err)
 			}
@@ -156,6 +162,9 @@ func (s *shipper) load(ctx context.Context, key string) (*bundle.Record, error) 
 // one ships one capture.
 func (s *shipper) one(ctx context.Context, key string) error {
 	rec, err := s.load(ctx, key)
+	if errors.Is(err, sink.ErrNotFound) {
+		return nil // shipped already: it was handed over twice
+	}
 	if err != nil {
 		return err
 	}
@@ -173,6 +182,9 @@ func (s *shipper) one(ctx context.Context, key string) error {
 	err = s.putRecord(ctx, key, rec, moved)
 	switch {
 	case errors.Is(err, sink.ErrExists):
+		if err := s.asGood(ctx, key, rec); err != nil {
+			return err
+		}
 		s.e.metrics.already.Inc()
 	case err != nil:
 		return err
@@ -234,6 +246,28 @@ func (s *shipper) putRecord(ctx context.Context, key string, rec *bundle.Record,
 		return err
 	}
 	return s.e.bucket.Put(ctx, key, bytes.NewReader(data))
+}
+
+// asGood returns nil if the record that is stored already tells of the same log as ours, or of more.
+// Otherwise ours stays in the spool.
+func (s *shipper) asGood(ctx context.Context, key string, ours *bundle.Record) error {
+	r, err := s.e.bucket.Open(ctx, key, 0, -1)
+	if err != nil {
+		return err
+	}
+	defer r.Close() //nolint:errcheck // read only
+	data, err := io.ReadAll(r)
+	if err != nil {
+		return fmt.Errorf("compare %s: %w", key, err)
+	}
+	theirs, err := bundle.Decode(data)
+	if err != nil {
+		return fmt.Errorf("the record that is stored under %s is damaged: %w", key, err)
+	}
+	if theirs.RawSHA256 != ours.RawSHA256 && (theirs.RawBytes < ours.RawBytes || ours.Verdict.Complete && !theirs.Verdict.Complete) {
+		return fmt.Errorf("the record that is stored under %s tells of less of the log than ours", key)
+	}
+	return nil
 }
 
 // same says whether the object that is already stored is the one we would store.

@@ -1,6 +1,7 @@
 package exporter
 
 import (
+	"strconv"
 	"sync"
 	"time"
 
@@ -71,6 +72,9 @@ func (t *tracker) observe(pod *corev1.Pod, deleted bool) {
 		ps = &podState{runs: make(map[runID]*run)}
 		t.pods[pod.UID] = ps
 	}
+	if ps.pod != nil && older(pod, ps.pod) {
+		pod = ps.pod // the watch lags behind what was read directly
+	}
 	ps.pod, ps.gone = pod, ps.gone || deleted
 	for _, r := range ps.runs {
 		r.slot = slotNone
@@ -93,6 +97,21 @@ func (t *tracker) observe(pod *corev1.Pod, deleted bool) {
 		t.advance(r)
 		t.forget(ps, id, r)
 	}
+}
+
+// older compares two states of one object. Resource versions of one resource are ordered numbers
+// (KEP-5504); where they are not, the later sight counts.
+func older(a, b *corev1.Pod) bool {
+	x, xerr := strconv.ParseUint(a.ResourceVersion, 10, 64)
+	y, yerr := strconv.ParseUint(b.ResourceVersion, 10, 64)
+	return xerr == nil && yerr == nil && x < y
+}
+
+// knows says whether a pod is being tracked.
+func (t *tracker) knows(uid types.UID) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.pods[uid] != nil
 }
 
 // close stops handing out runs. What is seen of pods is still taken.
@@ -184,6 +203,13 @@ func (r *run) witnessHead(first time.Time) (known bool) {
 		r.headOK = r.headOK || first.Sub(r.startedAt) < 2*time.Second
 	}
 	return true
+}
+
+// seenEmpty says whether the log was seen empty while the run was young.
+func (r *run) seenEmpty() bool {
+	r.tracker.mu.Lock()
+	defer r.tracker.mu.Unlock()
+	return r.headOK && r.head.IsZero()
 }
 
 // witnessedHead returns the stamp of the log's first line, if it was witnessed.

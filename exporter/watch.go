@@ -18,17 +18,34 @@ import (
 // scopeRetry is how often a cluster that cannot be watched yet is tried again.
 const scopeRetry = 5 * time.Second
 
+// rescope is how often a program that may not see all namespaces looks for new ones.
+const rescope = time.Minute
+
 // watch feeds the tracker from informers until ctx ends. While nothing may be watched, or the API
 // server cannot be reached, it says so and tries again.
 func (e *Exporter) watch(ctx context.Context) {
 	namespaces := e.awaitScope(ctx)
 	var all sync.WaitGroup
-	for range namespaces {
-		e.syncing.begin()
+	watched := make(map[string]bool)
+	start := func(namespaces []string) {
+		for _, ns := range namespaces {
+			if !watched[ns] {
+				watched[ns] = true
+				e.syncing.begin()
+				all.Go(func() { e.watchNamespace(ctx, ns) })
+			}
+		}
 	}
+	start(namespaces)
 	e.scoped.Store(ctx.Err() == nil)
-	for _, ns := range namespaces {
-		all.Go(func() { e.watchNamespace(ctx, ns) })
+	for len(e.opts.Namespaces) == 0 && !watched[metav1.NamespaceAll] && ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-time.After(rescope): // namespaces and rights come and go
+			if more, err := e.scope(ctx); err == nil && more[0] != metav1.NamespaceAll {
+				start(more)
+			}
+		}
 	}
 	all.Wait()
 }
@@ -44,10 +61,14 @@ func (e *Exporter) awaitScope(ctx context.Context) []string {
 			return namespaces
 		}
 		var missing *AccessError
-		if errors.As(err, &missing) && missing.Error() != last {
-			last = missing.Error()
+		switch refused := errors.As(err, &missing); {
+		case err.Error() == last || ctx.Err() != nil:
+		case refused:
 			e.access.tell("", err, err)
+		default:
+			e.log.Warn("cannot find out what may be watched, will go on trying", "err", err)
 		}
+		last = err.Error()
 		select {
 		case <-ctx.Done():
 		case <-time.After(scopeRetry):
@@ -89,8 +110,14 @@ func (e *Exporter) scope(ctx context.Context) ([]string, error) {
 	}
 	var may []string
 	for _, ns := range candidates {
-		if ns != "" && e.watchable(ctx, ns) == nil {
+		if ns == "" {
+			continue
+		}
+		switch err := e.watchable(ctx, ns); {
+		case err == nil:
 			may = append(may, ns)
+		case !errors.As(err, new(*AccessError)):
+			return nil, err // no answer is no refusal
 		}
 	}
 	if len(may) == 0 {
@@ -123,7 +150,7 @@ func (e *Exporter) watchNamespace(ctx context.Context, namespace string) {
 		if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
 			obj = gone.Obj
 		}
-		if pod, ok := obj.(*corev1.Pod); ok && e.selects(pod) {
+		if pod, ok := obj.(*corev1.Pod); ok && (deleted || e.selects(pod) || e.tracker.knows(pod.UID)) {
 			e.tracker.observe(pod, deleted)
 		}
 	}

@@ -2,9 +2,12 @@ package podlog
 
 import (
 	"bytes"
+	"slices"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
+
+	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
 
 // begin takes the first bytes of a line, all of it if it is short, and decides whether it is new.
@@ -41,41 +44,59 @@ func (j *joiner) place(m mark, p []byte) {
 			keep = append(keep, c)
 		}
 	}
+	broken := len(j.candidates) > 0 && len(keep) == 0
 	if j.candidates = keep; len(keep) > 0 {
 		if keep[0] == l.lines { // every complete line matched: this one continues the open line
 			j.join(p)
 		}
 		return
 	}
+	if broken {
+		j.missed(m) // the lines before it matched, so something lies between them that is not held
+	}
+	if j.parked {
+		j.hole(m) // a shorter overlap was complete, and a longer one has failed after it
+		return
+	}
 	if at := j.byPrefix[m.prefix]; len(at) > 0 {
+		if j.aligned && j.res.Missed == 0 && !slices.Contains(at, j.seen-1) {
+			j.missed(m) // the same file from its first line on, and yet another number of lines up to here
+		}
 		j.candidates = append(j.candidates, at...)
 		return
 	}
-	if l.open.n > 0 && bytes.HasPrefix(p, l.open.prefix[:min(len(p), len(l.open.prefix))]) {
+	if _, _, stamped := bundle.ParseStamp(l.open.prefix); stamped && bytes.HasPrefix(p, l.open.prefix[:min(len(p), len(l.open.prefix))]) {
 		j.join(p)
 		return
 	}
-	j.unplaced(m)
+	j.unplaced(m, broken)
 }
 
 // join marks that the overlap was followed to its end; the line that begins now continues the open
 // line, if there is one, and is new otherwise.
 func (j *joiner) join(p []byte) {
-	l := j.log
+	o := &j.log.open
+	if n := int64(len(p)); o.n > 0 {
+		same := false
+		if n >= o.n {
+			same = xxhash.Sum64(p[:o.n]) == o.digest.Sum64()
+		} else {
+			same = p[n-1] != '\n' && bytes.HasPrefix(p, o.prefix)
+		}
+		if !same {
+			j.hole(j.cur.mark) // it looked like the open line's continuation and is another line
+			return
+		}
+		j.cur.resumed = true
+	}
 	j.res.Join = JoinExact
 	j.appending = true
 	j.cur.write = true
-	if l.open.n == 0 {
-		return
-	}
-	if int64(len(p)) >= l.open.n || bytes.HasPrefix(p, l.open.prefix[:min(len(p), len(l.open.prefix))]) {
-		j.cur.resumed = true
-	}
 }
 
 // unplaced handles a line that is not among the remembered ones: an older one, one that was missed,
-// or the first line after a hole.
-func (j *joiner) unplaced(m mark) {
+// unless that is counted already, or the first line after a hole.
+func (j *joiner) unplaced(m mark, counted bool) {
 	l := j.log
 	var ringStamp int64
 	if start := l.ringStart(); start < l.lines {
@@ -93,7 +114,9 @@ func (j *joiner) unplaced(m mark) {
 	case m.stamp != 0 && m.stamp <= ringStamp && l.ringStart() > 0:
 		// older than the lines that are remembered
 	case m.stamp != 0 && m.stamp <= last:
-		j.missed(m)
+		if !counted {
+			j.missed(m)
+		}
 	default:
 		j.hole(m)
 	}
@@ -191,11 +214,18 @@ func (j *joiner) finish(p []byte) error {
 		j.missed(c.mark)
 	}
 	j.candidates = keep
-	for _, at := range keep {
-		if at == l.lines && l.open.n == 0 { // the last line held: all after it is new
-			j.res.Join = JoinExact
-			j.appending = true
-		}
+	if l.open.n > 0 {
+		return nil
+	}
+	// Of several overlaps that fit, the longest counts: of two equal lines, both may be held.
+	alive := slices.DeleteFunc(j.candidates, func(at int64) bool { return at == l.lines })
+	switch {
+	case len(alive) == len(keep):
+	case len(alive) > 0:
+		j.candidates, j.parked = alive, true
+	default: // the last line held: all after it is new
+		j.res.Join = JoinExact
+		j.appending = true
 	}
 	return nil
 }

@@ -174,6 +174,7 @@ type joiner struct {
 	byPrefix   map[uint64][]int64 // where lines with this prefix stand in the ring
 	candidates []int64            // positions in the log that the next line of the read may be
 	seen       int64              // lines of this read so far
+	parked     bool               // a shorter overlap than those in candidates was complete
 	aligned    bool               // the read began with the very first line held
 
 	// the line in progress, when it does not fit the buffer
@@ -327,11 +328,27 @@ func (j *joiner) end(p []byte) error {
 	return j.last(p)
 }
 
+// partOfStamp says whether a line that was cut may have been cut within its stamp.
+func partOfStamp(p []byte) bool {
+	const layout = "0000-00-00T00:00:00.000000000+00:00"
+	if len(p) > len(layout) || bytes.IndexByte(p, ' ') >= 0 {
+		return false
+	}
+	for i, c := range p {
+		digit := c >= '0' && c <= '9'
+		zone := i == len(layout)-6 && (c == 'Z' || c == '-')
+		if digit != (layout[i] == '0') && !zone || !digit && !zone && c != layout[i] {
+			return false
+		}
+	}
+	return true
+}
+
 // last takes an unterminated last line, or the last part of one.
 func (j *joiner) last(p []byte) error {
 	if !j.inLine {
-		if len(p) == 0 {
-			return nil
+		if len(p) == 0 || partOfStamp(p) {
+			return nil // nothing of the line itself, and too little to know the line by
 		}
 		if err := j.begin(p); err != nil {
 			return err

@@ -61,12 +61,13 @@ func TestJoinAfterCut(t *testing.T) {
 		var out bytes.Buffer
 		l := New(&out, containerID)
 		read(t, l, file[:cut])
+		held := l.Bytes()
 		res := read(t, l, file)
 		if out.String() != file {
 			t.Fatalf("round %d, cut at %d of %d: held %d bytes", round, cut, len(file), out.Len())
 		}
 		want := JoinExact
-		if cut == 0 {
+		if held == 0 { // nothing, or a part of a stamp
 			want = JoinFirst
 		}
 		if res.Join != want || res.Missed != 0 {
@@ -116,7 +117,13 @@ func TestHoles(t *testing.T) {
 		"a line in the middle":          {a + c, a + b + c + d, a + c + d, JoinExact, 1},
 		"an open line, not continued":   {a + stamped(2, "b"), c, a + b + c, JoinHole, 0},
 		"an open line, continued":       {a + stamped(2, "b"), b + c, a + b + c, JoinExact, 0},
-		"an open stamp":                 {a + b[:12], b + c, a + b + c, JoinExact, 0},
+		"an open stamp proves nothing":  {a + b[:12], b + c, a + b + c, JoinHole, 0},
+		"an open stamp after overlap":   {a + b[:12], a + b + c, a + b + c, JoinExact, 0},
+		"equal lines, all held":         {a + a, a + a, a + a, JoinExact, 0},
+		"equal lines, one more":         {a + a, a + a + a, a + a + a, JoinExact, 0},
+		"swapped lines":                 {a + c + b + d, a + b + c + d, a + c + b + d, JoinExact, 3},
+		"an open line, another follows": {a + "hello", a + b, a + "hello\n" + b, JoinHole, 0},
+		"an open line, longer than it":  {a + stamped(2, "bbbb"), a + stamped(2, "b\n"), a + stamped(2, "bbbb\n") + stamped(2, "b\n"), JoinHole, 0},
 		"cut by since in a long line":   {a + b, "rest of a\n" + b + c, a + b + c, JoinExact, 0},
 	}
 	for name, tt := range tests {

@@ -40,10 +40,10 @@ const (
 
 // Environment variables that name what to use instead of a MinIO of our own.
 const (
-	envImage     = "KUBELOGEXPORTER_MINIO_IMAGE"   // an image, local or in a registry
-	envEndpoint  = "KUBELOGEXPORTER_S3_ENDPOINT"   // http://host:port of a server that runs already
-	envAccessKey = "KUBELOGEXPORTER_S3_ACCESS_KEY" //nolint:gosec // a name
-	envSecretKey = "KUBELOGEXPORTER_S3_SECRET_KEY" //nolint:gosec // a name
+	envImage     = "KUBELOGEXPORTER_MINIO_IMAGE"        // an image, local or in a registry
+	envEndpoint  = "KUBELOGEXPORTER_TEST_S3_ENDPOINT"   // http://host:port of a server that runs already
+	envAccessKey = "KUBELOGEXPORTER_TEST_S3_ACCESS_KEY" //nolint:gosec // a name
+	envSecretKey = "KUBELOGEXPORTER_TEST_S3_SECRET_KEY" //nolint:gosec // a name
 )
 
 // Labels of the containers, by which a later process finds those of a dead one.
@@ -73,7 +73,7 @@ type Server struct {
 
 // Start starts a server in a container, or finds the one that goes by the name, and waits until it
 // answers. It builds the image first if need be, which takes minutes once, and sets up Docker
-// (EnsureDocker). With KUBELOGEXPORTER_S3_ENDPOINT set, that is the MinIO and nothing is started.
+// (EnsureDocker). With KUBELOGEXPORTER_TEST_S3_ENDPOINT set, that is the MinIO and nothing is started.
 func Start(ctx context.Context, o Options) (*Server, error) {
 	if o.Kind == "" {
 		o.Kind = MinIO

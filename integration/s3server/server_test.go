@@ -13,8 +13,8 @@ import (
 // its name.
 func TestNamed(t *testing.T) {
 	s3server.Required(t)
-	if os.Getenv("KUBELOGEXPORTER_S3_ENDPOINT") != "" {
-		t.Skip("KUBELOGEXPORTER_S3_ENDPOINT names a server: none is started")
+	if os.Getenv("KUBELOGEXPORTER_TEST_S3_ENDPOINT") != "" {
+		t.Skip("KUBELOGEXPORTER_TEST_S3_ENDPOINT names a server: none is started")
 	}
 	o := s3server.Options{Name: fmt.Sprintf("kubelogexporter-test-%d", os.Getpid()), Log: t.Output()}
 	first, err := s3server.Start(t.Context(), o)
