@@ -18,6 +18,8 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/kubelogexporter/kubelogexporter/exporter"
+	"github.com/kubelogexporter/kubelogexporter/integration/s3server"
+	"github.com/kubelogexporter/kubelogexporter/sink"
 )
 
 // A service account that may watch pods but not read logs: the exporter says which right is missing
@@ -94,6 +96,29 @@ func forward(t *testing.T, from, to string) {
 	}()
 }
 
+// A bucket that does not exist: the exporter names the fix, keeps what it captured, and ships it as
+// soon as the bucket is there.
+func TestMissingBucket(t *testing.T) {
+	c := newCluster(t)
+	server := s3server.ForTest(t, s3server.MinIO)
+	t.Setenv("AWS_ACCESS_KEY_ID", server.AccessKey)
+	t.Setenv("AWS_SECRET_ACCESS_KEY", server.SecretKey)
+	store, err := sink.OpenS3(t.Context(), sink.S3Options{Endpoint: server.Endpoint, Bucket: "later", PathStyle: "on"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := c.exportTo(c.config, store)
+	c.create(shell("early", "echo hello"))
+	c.until(time.Minute, "the message", func() bool { return strings.Contains(log.text(), "aws s3 mb s3://later") })
+	if err := server.MakeBucket(t.Context(), "later"); err != nil {
+		t.Fatal(err)
+	}
+	rec := c.await(log.bucket, 1, 2*time.Minute)[0]
+	if text := c.text(log.bucket, rec); !bytes.HasSuffix(text, []byte(" hello\n")) {
+		t.Errorf("log %q", text)
+	}
+}
+
 // account makes a service account with rights in the test's namespace, and a configuration to be it.
 func (c *cluster) account(name string, rules ...rbacv1.PolicyRule) *rest.Config {
 	c.t.Helper()
@@ -148,7 +173,13 @@ func (o *observed) text() string {
 // exportAs runs an exporter under another configuration until the test ends.
 func (c *cluster) exportAs(config *rest.Config) *observed {
 	c.t.Helper()
-	o := &observed{bucket: &timed{Bucket: objectStore(c.t), times: make(map[string]time.Time), puts: make(map[string]int)}}
+	return c.exportTo(config, objectStore(c.t))
+}
+
+// exportTo does so into a bucket.
+func (c *cluster) exportTo(config *rest.Config, bucket sink.Bucket) *observed {
+	c.t.Helper()
+	o := &observed{bucket: &timed{Bucket: bucket, times: make(map[string]time.Time), puts: make(map[string]int)}}
 	e, err := exporter.New(exporter.Options{
 		Kube: config, Bucket: o.bucket, Spool: c.t.TempDir(), Cluster: "test", Namespaces: []string{c.namespace},
 		Version: "test", Grace: time.Second, Log: slog.New(slog.NewTextHandler(o, nil)),
