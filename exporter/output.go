@@ -39,30 +39,23 @@ func (o *output) next() (io.Writer, error) {
 
 func (o *output) Write(p []byte) (int, error) { return o.w.Write(p) }
 
-// seal ends the log and fills in the record's sums.
-func (o *output) seal(rec *bundle.Record) error {
+// seal ends the log and enters it into the record.
+func (o *output) seal(c bundle.Compression, rec *bundle.Record) error {
 	sum, err := o.w.Close()
 	if err != nil {
 		return fmt.Errorf("seal log: %w", err)
 	}
-	rec.Objects = append(rec.Objects, sum.Objects...)
-	rec.Lines, rec.RawBytes = sum.Lines, sum.RawBytes
-	if len(rec.Objects) > 0 {
-		rec.RawSHA256 = sum.RawSHA256
-	}
-	rec.FirstStamp, rec.LastStamp, rec.LastLines = sum.FirstStamp, sum.LastStamp, sum.LastLines
-	return nil
+	return rec.SetLog(sum, c)
 }
 
-// publish puts the sealed objects into the spool under keys of the run. Until the record itself is
+// publish puts the sealed objects into the spool under the record's keys. Until the record itself is
 // in the spool they are nobody's, and a new start removes them.
-func (o *output) publish(keys []string, rec *bundle.Record) error {
-	for i, key := range keys {
-		rec.Objects[i].Key = key
-		if err := o.spool.Remove(key); err != nil && !errors.Is(err, sink.ErrNotFound) {
+func (o *output) publish(rec *bundle.Record) error {
+	for i, obj := range rec.Objects {
+		if err := o.spool.Remove(obj.Key); err != nil && !errors.Is(err, sink.ErrNotFound) {
 			return err // left by an attempt that never got as far as its record
 		}
-		if err := o.files[i].Commit(key); err != nil {
+		if err := o.files[i].Commit(obj.Key); err != nil {
 			return err
 		}
 	}

@@ -63,7 +63,7 @@ func (c *capture) report(rec *bundle.Record, key string) {
 // commit writes the log objects and then the record to the spool.
 func (c *capture) commit(rec *bundle.Record) (string, error) {
 	if c.out != nil {
-		if err := c.out.seal(rec); err != nil {
+		if err := c.out.seal(c.e.compression, rec); err != nil {
 			return "", err
 		}
 	}
@@ -76,7 +76,7 @@ func (c *capture) commit(rec *bundle.Record) (string, error) {
 		return key, errSpooled
 	}
 	if c.out != nil {
-		if err := c.out.publish(run.Logs(len(rec.Objects), c.e.compression), rec); err != nil {
+		if err := c.out.publish(rec); err != nil {
 			return "", err
 		}
 	}

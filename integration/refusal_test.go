@@ -2,9 +2,7 @@ package integration
 
 import (
 	"bytes"
-	"context"
 	"io"
-	"log/slog"
 	"net"
 	"strings"
 	"sync"
@@ -17,7 +15,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
-	"github.com/kubelogexporter/kubelogexporter/exporter"
 	"github.com/kubelogexporter/kubelogexporter/integration/s3server"
 	"github.com/kubelogexporter/kubelogexporter/sink"
 )
@@ -107,7 +104,7 @@ func TestMissingBucket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	log := c.exportTo(c.config, store)
+	log := c.observe(c.config, store)
 	c.create(shell("early", "echo hello"))
 	c.until(time.Minute, "the message", func() bool { return strings.Contains(log.text(), "aws s3 mb s3://later") })
 	if err := server.MakeBucket(t.Context(), "later"); err != nil {
@@ -173,29 +170,13 @@ func (o *observed) text() string {
 // exportAs runs an exporter under another configuration until the test ends.
 func (c *cluster) exportAs(config *rest.Config) *observed {
 	c.t.Helper()
-	return c.exportTo(config, objectStore(c.t))
+	return c.observe(config, objectStore(c.t))
 }
 
-// exportTo does so into a bucket.
-func (c *cluster) exportTo(config *rest.Config, bucket sink.Bucket) *observed {
+// observe does so into a bucket.
+func (c *cluster) observe(config *rest.Config, bucket sink.Bucket) *observed {
 	c.t.Helper()
-	o := &observed{bucket: &timed{Bucket: bucket, times: make(map[string]time.Time), puts: make(map[string]int)}}
-	e, err := exporter.New(exporter.Options{
-		Kube: config, Bucket: o.bucket, Spool: c.t.TempDir(), Cluster: "test", Namespaces: []string{c.namespace},
-		Version: "test", Grace: time.Second, Log: slog.New(slog.NewTextHandler(o, nil)),
-	})
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- e.Run(ctx) }()
-	c.t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			c.t.Errorf("exporter: %v", err)
-		}
-		_ = e.Close()
-	})
+	o := &observed{}
+	o.bucket = c.exportTo(config, bucket, o, time.Second)
 	return o
 }

@@ -178,10 +178,16 @@ func (b *timed) at(key string) time.Time {
 // export runs an exporter in this process, over the test's namespace, until the test ends.
 func (c *cluster) export(bucket sink.Bucket) *timed {
 	c.t.Helper()
+	return c.exportTo(c.config, bucket, testLog{c.t}, 0)
+}
+
+// exportTo does so under another configuration, with the exporter's own log in w. A grace of 0 is the default.
+func (c *cluster) exportTo(config *rest.Config, bucket sink.Bucket, w io.Writer, grace time.Duration) *timed {
+	c.t.Helper()
 	b := &timed{Bucket: bucket, times: make(map[string]time.Time), puts: make(map[string]int)}
 	e, err := exporter.New(exporter.Options{
-		Kube: c.config, Bucket: b, Spool: c.t.TempDir(), Cluster: "test", Namespaces: []string{c.namespace},
-		Version: "test", Log: slog.New(slog.NewTextHandler(testLog{c.t}, nil)),
+		Kube: config, Bucket: b, Spool: c.t.TempDir(), Cluster: "test", Namespaces: []string{c.namespace},
+		Version: "test", Grace: grace, Log: slog.New(slog.NewTextHandler(w, nil)),
 	})
 	if err != nil {
 		c.t.Fatal(err)
