@@ -63,7 +63,7 @@ func (e *Exporter) Progress() Progress {
 // all of them are in the bucket, or ctx ended. Failures of single containers are in Progress.
 func (e *Exporter) Export(ctx context.Context) error {
 	e.once, e.policy = true, "export"
-	e.tracker.probe = func(r *run) { e.begin(r, prioFinished) } // a running container: read what it has written so far
+	e.tracker.alive = func(r *run) { e.begin(r, prioFinished) } // a running container: read what it has written so far
 	work, stop := context.WithCancel(ctx)
 	defer stop()
 	if err := e.ship.recover(work); err != nil {
@@ -172,7 +172,7 @@ func (c *capture) again(step func(context.Context)) {
 		c.finish()
 		return
 	}
-	c.e.queue.add(c.prio, time.Now().Add(backoff(c.refused)), step)
+	c.next(c.priority(), time.Now().Add(backoff(c.refused)), step)
 }
 
 func (c *capture) lastError() error {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -43,8 +44,19 @@ type Options struct {
 	Pods []string
 	// Compression of the log objects.
 	Compression bundle.Compression
+	// Capture says when logs are read; empty means CaptureFinal.
+	Capture Capture
 	// Follows and Reads bound the streams of dying pods and all other reads; 0 means the default.
 	Follows, Reads int
+	// LiveFollows bounds the streams of running pods on all nodes together, NodeFollows those on each
+	// node; 0 means the default. Logs beyond the limit of a node are read every few seconds.
+	LiveFollows, NodeFollows int
+	// RotateAt is the size in bytes below which no kubelet of the cluster rotates a log: the smallest
+	// containerLogMaxSize. 0 means a cautious 1 MiB; the kubelet's own default is 10 MiB.
+	RotateAt int64
+	// ReadRate bounds the bytes of log per second that are read from the API server, 0 is no limit. Pods
+	// that are being deleted are never held up.
+	ReadRate int64
 	// Uploads bounds the objects on their way to the bucket; 0 means the default.
 	Uploads int
 	// Grace is how long Run goes on after its context ended, to finish what is open.
@@ -54,13 +66,30 @@ type Options struct {
 	Metrics prometheus.Registerer // nil keeps the metrics to itself
 }
 
-// Defaults for the limits. A follow costs the node one inotify instance, of which many systems allow
-// 128 per user; a read costs it CPU for as long as it lasts.
+// Capture is a policy: when logs are read.
+type Capture string
+
+// The policies.
 const (
-	defaultFollows = 512
-	defaultReads   = 64
-	defaultUploads = 8
-	defaultGrace   = 20 * time.Second
+	// CaptureFinal reads a log when its container has ended, or its pod begins to be deleted.
+	CaptureFinal Capture = "final"
+	// CaptureLive follows every log from its container's start, or its first sight, on.
+	CaptureLive Capture = "live"
+)
+
+// Defaults for the limits. A follow costs the node one inotify instance, of which many systems allow
+// 128 per user, and other programs want some; a read costs it CPU for as long as it lasts.
+const (
+	defaultFollows     = 512
+	defaultReads       = 64
+	defaultLiveFollows = 4096
+	defaultNodeFollows = 32
+	defaultUploads     = 8
+	defaultGrace       = 20 * time.Second
+	// dyingFollows is how many streams a node serves at most, those of dying pods included.
+	dyingFollows = 96
+	// cautiousRotateAt is far below any containerLogMaxSize that is in use.
+	cautiousRotateAt = 1 << 20
 )
 
 // Exporter captures the logs of container runs that end. Make it with New, use it once, with Run or
@@ -81,14 +110,22 @@ type Exporter struct {
 
 	tracker  *tracker
 	queue    *queue
-	ship     *shipper
-	access   *access
-	metrics  *metrics
-	once     bool // a one-off Export
-	tally    tally
-	captures inFlight // begun and not finished
-	scoped   atomic.Bool
-	syncing  inFlight // informers that have not seen every pod yet
+	nodes    *nodes
+	ledger   *ledger
+	known    time.Time     // when an earlier process last wrote the ledger; zero if there was none
+	rate     *rate.Limiter // nil is no limit
+	rotateAt int64
+	// segmentEvery is the constant, but for tests.
+	segmentEvery time.Duration
+	stopped      chan struct{} // closed when Run's context has ended
+	ship         *shipper
+	access       *access
+	metrics      *metrics
+	once         bool // a one-off Export
+	tally        tally
+	captures     inFlight // begun and not finished
+	scoped       atomic.Bool
+	syncing      inFlight // informers that have not seen every pod yet
 }
 
 // New checks the options, opens and locks the spool, and touches neither cluster nor bucket.
@@ -98,6 +135,9 @@ func New(o Options) (*Exporter, error) {
 	}
 	if err := bundle.CheckCluster(o.Cluster); err != nil {
 		return nil, err
+	}
+	if o.Capture == "" {
+		o.Capture = CaptureFinal
 	}
 	kube, logs, err := clients(o.Kube, "kubelogexporter/"+o.Version, &reach{log: o.Log})
 	if err != nil {
@@ -116,12 +156,16 @@ func New(o Options) (*Exporter, error) {
 	}
 	e := &Exporter{
 		kube: kube, source: podlog.Source{Pods: logs.CoreV1()}, bucket: o.Bucket, spool: spool, unlock: unlock,
-		cluster: o.Cluster, version: o.Version, policy: "final", compression: o.Compression,
+		cluster: o.Cluster, version: o.Version, policy: string(o.Capture), compression: o.Compression,
 		encoders: bundle.NewEncoders(runtime.GOMAXPROCS(0)), opts: o, log: o.Log,
-		queue: newQueue(orDefault(o.Follows, defaultFollows), orDefault(o.Reads, defaultReads)),
+		queue:    newQueue(orDefault(o.Follows, defaultFollows), orDefault(o.LiveFollows, defaultLiveFollows), orDefault(o.Reads, defaultReads)),
+		rate:     newRate(o.ReadRate),
+		rotateAt: orDefault(o.RotateAt, cautiousRotateAt), stopped: make(chan struct{}), segmentEvery: segmentEvery,
 	}
+	perNode := orDefault(o.NodeFollows, defaultNodeFollows)
+	e.nodes = &nodes{open: make(map[string]int), live: perNode, most: max(perNode, dyingFollows)}
 	e.metrics = newMetrics(o.Metrics)
-	e.tracker = newTracker(e.begin, e.probeHead)
+	e.tracker = newTracker(e.begin, e.seenAlive, e.hasRecord)
 	e.access = newAccess(kube, o.Log)
 	e.ship = newShipper(e, orDefault(o.Uploads, defaultUploads))
 	return e, nil
@@ -177,7 +221,7 @@ func checkSpool(dir string) error {
 	return nil
 }
 
-func orDefault[T int | time.Duration](n, d T) T {
+func orDefault[T int | int64 | time.Duration](n, d T) T {
 	if n <= 0 {
 		return d
 	}
@@ -207,6 +251,9 @@ func (e *Exporter) Run(ctx context.Context) error {
 	if err := e.ship.recover(work); err != nil {
 		return err
 	}
+	if err := e.recall(); err != nil {
+		return err
+	}
 	var loops sync.WaitGroup
 	loops.Go(func() { e.queue.run(work) })
 	loops.Go(func() { e.ship.queue.run(work) })
@@ -214,10 +261,11 @@ func (e *Exporter) Run(ctx context.Context) error {
 	<-ctx.Done()
 	e.log.Info("stopping", "open", e.captures.count(), "spooled", e.ship.open.count())
 	e.tracker.close() // take up nothing new, but go on seeing how pods end
+	close(e.stopped)
 	e.drain(work, orDefault(e.opts.Grace, defaultGrace))
 	stop()
 	loops.Wait()
-	return nil
+	return e.ledger.close()
 }
 
 // drain waits until every capture that was begun is in the bucket, or the time is over.

@@ -126,6 +126,39 @@ func TestRestartWhileReading(t *testing.T) {
 	}
 }
 
+// The first crash is followed by the second at once, and the kubelet removes the first one's log between
+// the read and the closing read. The kubelet's own sentence says whose log it was, so it is kept.
+func TestRemovedBeforeClosing(t *testing.T) {
+	w := newWorld(t)
+	pod, c := w.pod("instant")
+	start := time.Now()
+	var mu sync.Mutex
+	reads := 0
+	w.kube.Log("shop", "instant", "app", func(rw http.ResponseWriter, _ *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		if reads++; reads == 1 {
+			_, _ = io.WriteString(rw, kubetest.Stamp(start)+" boot\n")
+			return
+		}
+		if reads == 2 {
+			restart(pod, c)
+			w.kube.SetPod(pod)
+		}
+		_, _ = io.WriteString(rw, "unable to retrieve container logs for "+c.ID(0))
+	})
+	exit(pod, 1)
+	w.kube.SetPod(pod)
+	w.start(nil)
+	rec := w.await(1)[0]
+	if got := w.text(rec); !strings.HasSuffix(got, " boot\n") || rec.Container.RestartCount != 0 {
+		t.Errorf("restart %d, log %q, verdict %+v", rec.Container.RestartCount, got, rec.Verdict)
+	}
+	if rec.Verdict.Complete {
+		t.Errorf("complete without a closing read: %+v", rec.Verdict)
+	}
+}
+
 // The stream of a dying pod is opened at its deletionTimestamp and sees the last line, which no later
 // request can have.
 func TestGracefulDeletion(t *testing.T) {
@@ -153,7 +186,7 @@ func TestGracefulDeletion(t *testing.T) {
 	if got := w.text(rec); !strings.HasSuffix(got, " last words\n") || strings.Count(got, "\n") != 2 {
 		t.Errorf("log %q", got)
 	}
-	if rec.State.ExitCode == nil || rec.Verdict.Tail.State != bundle.Unproven || rec.Verdict.Complete {
+	if rec.State.ExitCode == nil || !rec.Verdict.Complete {
 		t.Errorf("state %+v, verdict %+v", rec.State, rec.Verdict)
 	}
 	if len(rec.Capture.KubeletErrors) == 0 {
@@ -297,7 +330,7 @@ func TestSpoolFailsThenPodGone(t *testing.T) {
 	if _, ok := cap1.take(t.Context(), "get", podlog.Request{}); !ok {
 		t.Fatal("the log could not be read")
 	}
-	cap1.close(t.Context())
+	cap1.readEnd(t.Context())
 	cap1.reset() // what a failed commit does
 	r.pod.gone = true
 	cap1.take(t.Context(), "get", podlog.Request{})

@@ -1,21 +1,31 @@
 package exporter
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"sync"
+	"time"
 
 	"github.com/kubelogexporter/kubelogexporter/sink"
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
 
 // output is where a capture's log text goes: log objects in the making, in the spool's own
-// directory, under no key yet.
+// directory, under no key yet. A log that is followed for long is cut into segments, which are stored
+// while the rest is still being written.
 type output struct {
-	spool   *sink.Dir
-	scratch *sink.File
-	files   []*sink.File
-	w       *bundle.LogWriter
+	spool       *sink.Dir
+	compression bundle.Compression
+	scratch     *sink.File
+
+	mu    sync.Mutex // a segment is cut beside the stream that writes
+	files []*sink.File
+	w     *bundle.LogWriter
+	keys  []string // of the objects that are in the spool
+	cutAt time.Time
+	cut   int64 // bytes of text at the last cut
 }
 
 func newOutput(spool *sink.Dir, enc *bundle.Encoders, c bundle.Compression) (*output, error) {
@@ -23,7 +33,7 @@ func newOutput(spool *sink.Dir, enc *bundle.Encoders, c bundle.Compression) (*ou
 	if err != nil {
 		return nil, fmt.Errorf("open spool: %w", err)
 	}
-	o := &output{spool: spool, scratch: scratch}
+	o := &output{spool: spool, compression: c, scratch: scratch, cutAt: time.Now()}
 	o.w = bundle.NewLogWriter(bundle.LogOptions{Compression: c, Encoders: enc, Scratch: scratch, Next: o.next})
 	return o, nil
 }
@@ -37,29 +47,108 @@ func (o *output) next() (io.Writer, error) {
 	return f, nil
 }
 
-func (o *output) Write(p []byte) (int, error) { return o.w.Write(p) }
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.w.Write(p)
+}
+
+// due says whether so much was written since the last cut, or so long ago, that it should be stored.
+func (o *output) due(every time.Duration, size int64) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	fresh := o.w.RawBytes() - o.cut
+	return fresh > size || fresh > 0 && time.Since(o.cutAt) > every
+}
+
+// segment ends the object in progress, enters all objects so far into the record and commits the new
+// ones to the spool. It returns whether there were any.
+func (o *output) segment(rec *bundle.Record) (bool, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	sum, err := o.w.Cut()
+	if err != nil {
+		return false, fmt.Errorf("cut log: %w", err)
+	}
+	o.cutAt, o.cut = time.Now(), sum.RawBytes
+	if len(sum.Objects) == len(o.keys) {
+		return false, nil
+	}
+	if err := o.number(&sum, rec); err != nil {
+		return false, err
+	}
+	return true, errors.Join(rec.SetLog(sum, o.compression), o.publishNumbered(sum.Objects))
+}
 
 // seal ends the log and enters it into the record.
-func (o *output) seal(c bundle.Compression, rec *bundle.Record) error {
+func (o *output) seal(rec *bundle.Record) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	sum, err := o.w.Close()
 	if err != nil {
 		return fmt.Errorf("seal log: %w", err)
 	}
-	return rec.SetLog(sum, c)
+	if len(o.keys) > 0 {
+		if err := o.number(&sum, rec); err != nil {
+			return err
+		}
+	}
+	return rec.SetLog(sum, o.compression)
+}
+
+// number gives the objects of a log in segments their keys. Those that are in the spool already have
+// theirs; for a new one the next number is taken, or a much higher one if an earlier process has left
+// its own segment of that number in the spool.
+func (o *output) number(sum *bundle.Summary, rec *bundle.Record) error {
+	for i := range sum.Objects {
+		obj := &sum.Objects[i]
+		if i < len(o.keys) {
+			obj.Key = o.keys[i]
+			continue
+		}
+		day := *rec
+		if rec.State.Running {
+			day.LastStamp = sum.LastStamp
+		}
+		run, err := bundle.KeyOf(&day)
+		if err != nil {
+			return err
+		}
+		for n := i + 1; ; n += 1000 {
+			obj.Key = run.Final().Log(n, o.compression)
+			if _, err := o.spool.Stat(context.Background(), obj.Key); errors.Is(err, sink.ErrNotFound) {
+				break
+			} else if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (o *output) publishNumbered(objects []bundle.Object) error {
+	for i := len(o.keys); i < len(objects); i++ {
+		if err := o.files[i].Commit(objects[i].Key); err != nil {
+			return err
+		}
+		o.keys = append(o.keys, objects[i].Key)
+	}
+	return nil
 }
 
 // publish puts the sealed objects into the spool under the record's keys. Until the record itself is
 // in the spool they are nobody's, and a new start removes them.
 func (o *output) publish(rec *bundle.Record) error {
-	for i, obj := range rec.Objects {
-		if err := o.spool.Remove(obj.Key); err != nil && !errors.Is(err, sink.ErrNotFound) {
-			return err // left by an attempt that never got as far as its record
-		}
-		if err := o.files[i].Commit(obj.Key); err != nil {
-			return err
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.keys) == 0 {
+		for _, obj := range rec.Objects {
+			if err := o.spool.Remove(obj.Key); err != nil && !errors.Is(err, sink.ErrNotFound) {
+				return err // left by an attempt that never got as far as its record
+			}
 		}
 	}
-	return nil
+	return o.publishNumbered(rec.Objects)
 }
 
 // abort removes everything that was not committed.

@@ -16,6 +16,7 @@ const (
 	prioClosing                  // the second look at a log whose first read is done
 	prioOwned                    // a finished pod that its owner may delete, such as a Job with a TTL
 	prioFinished                 // a finished pod that stays
+	prioLive                     // the log of a run that goes on
 	prioProbe                    // the first look at a run that goes on
 )
 
@@ -27,26 +28,28 @@ type task struct {
 	do   func(context.Context)
 }
 
-// queue runs tasks by priority under two limits: one for the streams of dying pods, which nothing
-// else can use up, and one for everything else. pods/log is exempt from the API server's own flow
+// queue runs tasks by priority under three limits: one for the streams of dying pods, which nothing
+// else can use up, one for those of running pods, which may last for days, and one for everything else. pods/log is exempt from the API server's own flow
 // control, so nobody else would slow us down.
 type queue struct {
 	mu      sync.Mutex
 	seq     uint64
 	delayed timeHeap
-	ready   [2]prioHeap // lanes: dying, rest
-	free    [2]int
+	ready   [lanes]prioHeap
+	free    [lanes]int
 	wake    chan struct{} // has room for one: something changed
 	tasks   sync.WaitGroup
 }
 
 const (
 	laneDying = iota
+	laneLive
 	laneRest
+	lanes
 )
 
-func newQueue(dying, rest int) *queue {
-	return &queue{free: [2]int{dying, rest}, wake: make(chan struct{}, 1)}
+func newQueue(dying, live, rest int) *queue {
+	return &queue{free: [lanes]int{laneDying: dying, laneLive: live, laneRest: rest}, wake: make(chan struct{}, 1)}
 }
 
 // add puts work on the queue, to run not before at.
@@ -117,12 +120,19 @@ func (q *queue) done(l int) {
 func (q *queue) waiting() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return len(q.delayed) + len(q.ready[laneDying]) + len(q.ready[laneRest])
+	n := len(q.delayed)
+	for l := range q.ready {
+		n += len(q.ready[l])
+	}
+	return n
 }
 
 func lane(p priority) int {
-	if p == prioDying {
+	switch p {
+	case prioDying:
 		return laneDying
+	case prioLive:
+		return laneLive
 	}
 	return laneRest
 }

@@ -14,7 +14,7 @@ import (
 func TestQueueOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		q := newQueue(1, 1)
+		q := newQueue(1, 1, 1)
 		var mu sync.Mutex
 		var order []string
 		do := func(name string) func(context.Context) {

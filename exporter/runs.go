@@ -30,6 +30,7 @@ const (
 // view is what a pod's status says about one run at one moment.
 type view struct {
 	id        runID
+	unseen    bool // a restart count has passed over this run; its container ID was never seen
 	kind      bundle.ContainerType
 	restart   int32
 	image     string
@@ -75,6 +76,10 @@ func appendViews(vs []view, uid types.UID, kind bundle.ContainerType, s corev1.C
 		vs = append(vs, v)
 	case s.State.Terminated != nil && s.State.Terminated.ContainerID != "":
 		vs = append(vs, v.ended(s.State.Terminated))
+	case s.State.Terminated != nil && s.ContainerID != "":
+		t := *s.State.Terminated // ContainerStatusUnknown: the kubelet has lost sight of the container
+		t.ContainerID = s.ContainerID
+		vs = append(vs, v.ended(&t))
 	}
 	last := s.LastTerminationState.Terminated
 	if last == nil || last.ContainerID == "" || last.ContainerID == v.id.containerID {
@@ -108,11 +113,11 @@ func slim(obj any) (any, error) {
 		ObjectMeta: metav1.ObjectMeta{
 			Name: pod.Name, Namespace: pod.Namespace, UID: pod.UID, ResourceVersion: pod.ResourceVersion,
 			Labels: pod.Labels, OwnerReferences: pod.OwnerReferences, CreationTimestamp: pod.CreationTimestamp,
-			DeletionTimestamp: pod.DeletionTimestamp, DeletionGracePeriodSeconds: pod.DeletionGracePeriodSeconds,
+			DeletionTimestamp: pod.DeletionTimestamp,
 		},
 		Spec: corev1.PodSpec{NodeName: pod.Spec.NodeName, RestartPolicy: pod.Spec.RestartPolicy},
 		Status: corev1.PodStatus{
-			Phase: pod.Status.Phase, Reason: pod.Status.Reason, Message: pod.Status.Message,
+			Phase: pod.Status.Phase, Reason: pod.Status.Reason, Message: pod.Status.Message, HostIP: pod.Status.HostIP,
 			InitContainerStatuses:      slimStatuses(pod.Status.InitContainerStatuses),
 			ContainerStatuses:          slimStatuses(pod.Status.ContainerStatuses),
 			EphemeralContainerStatuses: slimStatuses(pod.Status.EphemeralContainerStatuses),

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -20,18 +21,26 @@ var errSpooled = errors.New("already in the spool")
 // seal ends a capture: it looks at the pod once more, judges, and commits log and record to the
 // spool. After it the run is as good as archived.
 func (c *capture) seal(ctx context.Context) {
-	if ctx.Err() == nil && !c.looked {
+	if ctx.Err() == nil && !c.looked && !c.run.unseen {
 		c.seePod(ctx)
 	}
 	if ctx.Err() != nil && !(c.followed && c.had()) {
-		c.abandon() // the next start reads it; only what a dying pod's stream has brought is not to be had again
+		c.abandon() // the next start reads it; only what a stream has brought is not to be had again
 		return
 	}
 	m := c.run.now()
 	if c.foreign(m) {
 		c.reset()
 	}
-	rec := c.record(m)
+	if !c.had() && c.kept != nil {
+		c.reset()
+		c.held, c.kept = *c.kept, nil
+		if c.foreign(m) {
+			c.reset()
+		}
+	}
+	c.drop()
+	rec := c.record(m, c.running)
 	rec.Verdict = c.judge(m)
 	key, err := c.commit(rec)
 	if err != nil && !errors.Is(err, errSpooled) {
@@ -48,6 +57,10 @@ func (c *capture) seal(ctx context.Context) {
 		c.report(rec, key)
 		c.e.tally.add(func(t *tally) { t.bytes += rec.RawBytes; t.keys = append(t.keys, key) })
 	}
+	if c.running && !c.e.once {
+		c.closed() // the run goes on, and has its record to come
+		return
+	}
 	c.finish()
 }
 
@@ -63,7 +76,7 @@ func (c *capture) report(rec *bundle.Record, key string) {
 // commit writes the log objects and then the record to the spool.
 func (c *capture) commit(rec *bundle.Record) (string, error) {
 	if c.out != nil {
-		if err := c.out.seal(c.e.compression, rec); err != nil {
+		if err := c.out.seal(rec); err != nil {
 			return "", err
 		}
 	}
@@ -102,11 +115,11 @@ func (c *capture) seePod(ctx context.Context) {
 	if err == nil && pod.UID != known.UID {
 		err = errOtherPod
 	}
-	c.podMu.Lock()
+	c.notes.Lock()
 	if c.podErr = err; err == nil {
 		c.object = pod
 	}
-	c.podMu.Unlock()
+	c.notes.Unlock()
 	if err == nil {
 		small, _ := slim(pod)
 		c.e.tracker.observe(small.(*corev1.Pod), false) //nolint:forcetypeassert // slim of a pod is a pod
@@ -114,20 +127,20 @@ func (c *capture) seePod(ctx context.Context) {
 }
 
 func (c *capture) podError() error {
-	c.podMu.Lock()
-	defer c.podMu.Unlock()
+	c.notes.Lock()
+	defer c.notes.Unlock()
 	return c.podErr
 }
 
-// record puts together what is known of the run, apart from its log.
-func (c *capture) record(m moment) *bundle.Record {
+// record puts together what is known of the run, apart from its log. It may be called beside a stream.
+func (c *capture) record(m moment, running bool) *bundle.Record {
 	pod := m.pod
 	rec := &bundle.Record{
 		FormatVersion: bundle.FormatVersion,
 		Cluster:       c.e.cluster,
 		Namespace:     pod.Namespace,
 		Pod: bundle.Pod{
-			Name: pod.Name, UID: string(pod.UID), NodeName: pod.Spec.NodeName, Labels: pod.Labels,
+			Name: pod.Name, UID: string(pod.UID), NodeName: pod.Spec.NodeName, Labels: pod.Labels, Owners: owners(pod),
 			Phase: string(pod.Status.Phase), Reason: pod.Status.Reason, Message: pod.Status.Message,
 		},
 		Container: bundle.Container{
@@ -135,26 +148,27 @@ func (c *capture) record(m moment) *bundle.Record {
 			ContainerID: c.run.id.containerID, RestartCount: c.run.restart,
 		},
 		Objects: []bundle.Object{},
-		Capture: bundle.Capture{ExporterVersion: c.e.version, Policy: c.e.policy, Reads: c.reads, KubeletErrors: c.texts},
+		Capture: bundle.Capture{ExporterVersion: c.e.version, Policy: c.e.policy},
 	}
 	if t := pod.DeletionTimestamp; t != nil {
 		rec.Pod.DeletionTimestamp = utc(t.Time)
 	}
-	for _, o := range pod.OwnerReferences {
-		rec.Pod.Owners = append(rec.Pod.Owners, bundle.Owner{APIVersion: o.APIVersion, Kind: o.Kind, Name: o.Name, UID: string(o.UID)})
+	if c.run.unseen {
+		rec.Container.ContainerID, rec.Container.ImageID = "", ""
 	}
-	rec.State = c.state(m)
-	c.podMu.Lock()
-	defer c.podMu.Unlock()
+	rec.State = c.state(m, running)
+	c.notes.Lock()
+	defer c.notes.Unlock()
+	rec.Capture.Reads, rec.Capture.KubeletErrors = slices.Clone(c.reads), slices.Clone(c.texts)
 	if c.object != nil {
 		rec.PodObject = podJSON(c.object)
 	}
 	return rec
 }
 
-func (c *capture) state(m moment) bundle.State {
+func (c *capture) state(m moment, running bool) bundle.State {
 	s := bundle.State{StartedAt: utc(c.run.startedAt)}
-	if c.running {
+	if running {
 		s.Running = true
 		return s
 	}
@@ -171,103 +185,6 @@ func (c *capture) state(m moment) bundle.State {
 		}
 	}
 	return s
-}
-
-// judge says for head, middle and tail what is proven. It errs on the side of doubt.
-func (c *capture) judge(m moment) bundle.Verdict {
-	v := bundle.Verdict{}
-	switch {
-	case !c.had():
-		part := bundle.Part{State: bundle.Lost, Cause: lostCause(m)}
-		v.Head, v.Middle, v.Tail = part, part, part
-	default:
-		v.Head, v.Middle, v.Tail = c.judgeHead(m), c.middle, c.judgeTail(m)
-	}
-	v.Complete = v.Head.State == bundle.Proven && v.Middle.State == bundle.Proven && v.Tail.State == bundle.Proven
-	return v
-}
-
-// had says whether the kubelet served this run's log, be it an empty one.
-func (c *capture) had() bool { return c.log != nil && (c.log.Bytes() > 0 || c.served) }
-
-func lostCause(m moment) bundle.Cause {
-	switch {
-	case m.podGone:
-		return bundle.CauseDeletedBeforeRead
-	case m.slot == slotNone:
-		return bundle.CauseReplacedBeforeRead
-	case m.dying:
-		return bundle.CauseDeletedBeforeRead
-	}
-	return bundle.CauseKubeletError
-}
-
-// judgeHead compares the first line held with the first line that was seen while the run went on.
-func (c *capture) judgeHead(m moment) bundle.Part {
-	first := c.log.First()
-	witness, ok := c.run.witnessedHead()
-	switch {
-	case c.log.Bytes() == 0 && witness.IsZero() && (c.run.seenEmpty() || lived(c.run, m) < 2*time.Second):
-		return bundle.Part{State: bundle.Proven, Evidence: []string{"the kubelet served an empty log, and it was empty from the start"}}
-	case !witness.IsZero() && !witness.Equal(first):
-		return bundle.Part{
-			State: bundle.Lost, Cause: bundle.CauseRotated, After: utc(witness), Before: utc(first),
-			Evidence: []string{"the first line seen while the container ran is no longer served"},
-		}
-	case ok:
-		return bundle.Part{State: bundle.Proven, Evidence: []string{"the first line is the one that was seen right after the start"}}
-	}
-	return bundle.Part{
-		State: bundle.Unproven, Cause: bundle.CauseNotWitnessed,
-		Evidence: []string{"the log was first seen too late to exclude a rotation before it"},
-	}
-}
-
-// judgeTail takes the closing read's judgement only where the run's end is known.
-func (c *capture) judgeTail(m moment) bundle.Part {
-	switch {
-	case c.tail.State == "":
-		return bundle.Part{State: bundle.Unproven, Cause: bundle.CauseTailUnproven, Evidence: []string{"no closing read was possible"}}
-	case c.tail.State == bundle.Proven && !c.followed && c.asked != m.slot && !m.podGone:
-		return bundle.Part{State: bundle.Unproven, Cause: bundle.CauseTailUnproven, Evidence: []string{"the container restarted while its log was read"}}
-	case m.term == nil && c.tail.State == bundle.Proven:
-		return bundle.Part{State: bundle.Unproven, Cause: bundle.CauseTailUnproven, Evidence: []string{"the kubelet never reported the end"}}
-	}
-	return c.tail
-}
-
-// lived is how long a run lasted; very long if that is not known.
-func lived(r *run, m moment) time.Duration {
-	if m.term == nil || m.term.FinishedAt.IsZero() || r.startedAt.IsZero() {
-		return 1<<63 - 1
-	}
-	return m.term.FinishedAt.Sub(r.startedAt)
-}
-
-// foreign says whether what was read may be another run's, so that it must not be stored as this
-// one's: the name or the slot that was asked for had moved on by the end of the reading. Then only
-// stamps can vouch for the bytes: a log that begins before the second in which this run ended
-// cannot be its successor's.
-func (c *capture) foreign(m moment) bool {
-	if c.log == nil || c.log.Bytes() == 0 {
-		return false
-	}
-	moved := errors.Is(c.podError(), errOtherPod)
-	if !c.followed && !m.podGone && c.asked != m.slot {
-		moved = true
-	}
-	first := c.log.First()
-	switch {
-	case first.IsZero():
-		return moved
-	case first.Before(c.run.startedAt.Add(-time.Second)):
-		return true // older than the run: its predecessor's
-	case m.term == nil || m.term.FinishedAt.IsZero():
-		return moved
-	case first.After(m.term.FinishedAt.Add(time.Second)):
-		return true // younger than the run
-	}
-	return moved && !first.Before(m.term.FinishedAt.Time)
 }
 
 func utc(t time.Time) *time.Time {

@@ -37,7 +37,7 @@ type shipper struct {
 }
 
 func newShipper(e *Exporter, uploads int) *shipper {
-	return &shipper{e: e, queue: newQueue(0, uploads)}
+	return &shipper{e: e, queue: newQueue(0, 0, uploads)}
 }
 
 // recover takes up what an earlier process left in the spool, the oldest first, and removes log
@@ -199,7 +199,7 @@ func (s *shipper) one(ctx context.Context, key string) error {
 		return fmt.Errorf("clean spool: %w", err)
 	}
 	for _, key := range spooled {
-		if err := s.e.spool.Remove(key); err != nil {
+		if err := s.e.spool.Remove(key); err != nil && !errors.Is(err, sink.ErrNotFound) {
 			return fmt.Errorf("clean spool: %w", err)
 		}
 	}
@@ -211,8 +211,16 @@ func (s *shipper) one(ctx context.Context, key string) error {
 // then names.
 func (s *shipper) putLog(ctx context.Context, o *bundle.Object) (moved bool, err error) {
 	from := o.Key
+	_, err = s.e.spool.Stat(ctx, from)
+	shipped := errors.Is(err, sink.ErrNotFound) // with an earlier record that names it
+	if err != nil && !shipped {
+		return false, err
+	}
 	for seg := 1001; ; seg++ {
-		err := s.put(ctx, from, o.Key)
+		err := sink.ErrExists
+		if !shipped {
+			err = s.put(ctx, from, o.Key)
+		}
 		if !errors.Is(err, sink.ErrExists) {
 			return moved, err
 		}

@@ -17,14 +17,20 @@ type tracker struct {
 	closed bool
 	// work is called with the lock held, once when a run needs reading: it only puts it on the queue.
 	work func(*run, priority)
-	// probe is called likewise when a run is first seen alive.
-	probe func(*run)
+	// alive is called likewise when a run is first seen alive.
+	alive func(*run)
+	// finished is called likewise when a run that was seen alive has its record.
+	finished func(runID)
 }
 
 type podState struct {
 	pod  *corev1.Pod // as last seen, slim
 	gone bool
 	runs map[runID]*run
+	// counted is, for each container, the highest restart count up to which every run is accounted for.
+	counted map[string]int32
+	// remembered is true while the pod is known from the ledger only.
+	remembered bool
 }
 
 // run is one container run. Its exported-looking facts (id to firstSeenDead) never change; the rest
@@ -35,11 +41,13 @@ type run struct {
 	pod           *podState
 	firstSeenDead bool // it had ended when it was first seen: somebody may have archived it before
 
-	begun   bool // handed to work
-	done    bool // has its record
-	headAt  time.Time
-	head    time.Time // stamp of the first line of the file at headAt; zero if it was empty
-	headOK  bool      // head is where the log began, see witnessHead
+	begun   bool      // handed to work
+	hurried bool      // handed to work again, because its pod began to be deleted
+	alive   bool      // was seen alive
+	done    bool      // has its record
+	capture *capture  // the queue's, touched under the tracker's lock only by whoever hands work out
+	head    time.Time // stamp of the first line of the file, as a probe saw it; zero if it was empty
+	headOK  bool      // the log was seen empty while the run was young, so that head is where it began
 	changed chan struct{}
 }
 
@@ -50,14 +58,16 @@ type moment struct {
 	term    *corev1.ContainerStateTerminated
 	podGone bool
 	dying   bool
-	changed <-chan struct{} // closed when any of this changes
+	// remembered: the run is known from the ledger of an earlier process, and its pod was not seen since.
+	remembered bool
+	changed    <-chan struct{} // closed when any of this changes
 }
 
 // ended says whether the run is known to be over, or out of reach.
 func (m moment) ended() bool { return m.term != nil || m.podGone || m.slot == slotNone }
 
-func newTracker(work func(*run, priority), probe func(*run)) *tracker {
-	return &tracker{pods: make(map[types.UID]*podState), work: work, probe: probe}
+func newTracker(work func(*run, priority), alive func(*run), finished func(runID)) *tracker {
+	return &tracker{pods: make(map[types.UID]*podState), work: work, alive: alive, finished: finished}
 }
 
 // observe takes a pod as the API server shows it, or shows it for the last time.
@@ -69,8 +79,13 @@ func (t *tracker) observe(pod *corev1.Pod, deleted bool) {
 		if deleted {
 			return // never seen alive by this process: nothing is known of its runs
 		}
-		ps = &podState{runs: make(map[runID]*run)}
+		ps = newPodState()
 		t.pods[pod.UID] = ps
+		ps.countFrom(pod)
+	}
+	if ps.remembered && !deleted {
+		ps.remembered = false
+		ps.countFrom(pod)
 	}
 	if ps.pod != nil && older(pod, ps.pod) {
 		pod = ps.pod // the watch lags behind what was read directly
@@ -79,23 +94,129 @@ func (t *tracker) observe(pod *corev1.Pod, deleted bool) {
 	for _, r := range ps.runs {
 		r.slot = slotNone
 	}
-	for _, v := range views(pod) {
+	for _, v := range append(views(pod), ps.unseen(pod)...) {
 		r := ps.runs[v.id]
 		if r == nil {
-			r = &run{tracker: t, pod: ps, firstSeenDead: v.term != nil, changed: make(chan struct{})}
-			r.view = v
-			ps.runs[v.id] = r
+			r = t.newRun(ps, v)
 		}
 		r.slot = v.slot
 		if v.term != nil {
 			r.term, r.restart = v.term, v.restart
 		}
 	}
+	t.settle(ps)
+}
+
+func newPodState() *podState {
+	return &podState{runs: make(map[runID]*run), counted: make(map[string]int32)}
+}
+
+func (t *tracker) newRun(ps *podState, v view) *run {
+	r := &run{view: v, tracker: t, pod: ps, firstSeenDead: v.term != nil, changed: make(chan struct{})}
+	ps.runs[v.id] = r
+	return r
+}
+
+// settle tells everybody who waits for a change, hands out what has become work and drops what is done.
+func (t *tracker) settle(ps *podState) {
 	for id, r := range ps.runs {
 		close(r.changed)
 		r.changed = make(chan struct{})
 		t.advance(r)
 		t.forget(ps, id, r)
+	}
+}
+
+// countFrom begins the account of a pod that is first seen now. What a container has run before its
+// oldest visible run was over before anybody watched; a container without any run begins at 0.
+func (ps *podState) countFrom(pod *corev1.Pod) {
+	oldest := make(map[string]int32)
+	for _, v := range views(pod) {
+		if n, ok := oldest[v.id.container]; !ok || v.restart < n {
+			oldest[v.id.container] = v.restart
+		}
+	}
+	for name, n := range oldest {
+		if _, ok := ps.counted[name]; !ok {
+			ps.counted[name] = n - 1
+		}
+	}
+}
+
+// unseen returns the runs that the restart count has passed over since the last look: they ended,
+// their container IDs were never shown, and each gets a record that says so.
+func (ps *podState) unseen(pod *corev1.Pod) []view {
+	var missing []view
+	shown := make(map[string]map[int32]bool)
+	newest := make(map[string]view)
+	for _, v := range views(pod) {
+		name := v.id.container
+		if shown[name] == nil {
+			shown[name] = make(map[int32]bool)
+		}
+		shown[name][v.restart] = true
+		if v.restart >= newest[name].restart {
+			newest[name] = v
+		}
+	}
+	for name, v := range newest {
+		from, ok := ps.counted[name]
+		if !ok {
+			from = -1
+		}
+		for n := from + 1; n <= v.restart; n++ {
+			if shown[name][n] || ps.hasRun(name, n) {
+				continue
+			}
+			missing = append(missing, view{
+				id:     runID{podUID: pod.UID, container: name, containerID: "unseen/" + strconv.Itoa(int(n))},
+				unseen: true, kind: v.kind, image: v.image, restart: n,
+			})
+		}
+		ps.counted[name] = max(from, v.restart)
+	}
+	return missing
+}
+
+func (ps *podState) hasRun(container string, restart int32) bool {
+	for id, r := range ps.runs {
+		if id.container == container && r.restart == restart {
+			return true
+		}
+	}
+	return false
+}
+
+// remember takes a run that an earlier process had seen alive and that has no record yet.
+func (t *tracker) remember(pod *corev1.Pod, v view) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	ps := t.pods[pod.UID]
+	if ps == nil {
+		ps = newPodState()
+		ps.pod, ps.remembered = pod, true
+		t.pods[pod.UID] = ps
+	}
+	if n, ok := ps.counted[v.id.container]; !ok || v.restart > n {
+		ps.counted[v.id.container] = v.restart
+	}
+	r := t.newRun(ps, v)
+	r.alive = true
+}
+
+// vanished ends the runs of the pods that an earlier process knew and that are no longer there, after
+// every pod of the namespace, or of all namespaces, has been seen.
+func (t *tracker) vanished(namespace string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, ps := range t.pods {
+		if ps.remembered && (namespace == "" || namespace == ps.pod.Namespace) {
+			ps.gone = true
+			for _, r := range ps.runs {
+				r.slot = slotNone
+			}
+			t.settle(ps)
+		}
 	}
 }
 
@@ -121,22 +242,28 @@ func (t *tracker) close() {
 	t.closed = true
 }
 
-// advance hands a run to whoever must read it, the first time there is a reason.
+// advance hands a run to whoever must read it, the first time there is a reason, and once more when
+// its pod begins to be deleted.
 func (t *tracker) advance(r *run) {
-	if r.begun || t.closed {
+	if t.closed || r.done {
 		return
 	}
 	m := r.moment()
+	if !r.alive && !r.unseen && !r.firstSeenDead {
+		r.alive = true
+		t.alive(r)
+	}
+	hurry := (m.dying || m.podGone) && !r.hurried
+	if r.begun && !hurry {
+		return
+	}
 	switch {
 	case m.dying && !m.ended():
-		r.begun = true
+		r.begun, r.hurried = true, true
 		t.work(r, prioDying)
 	case m.ended():
-		r.begun = true
+		r.begun, r.hurried = true, hurry || r.hurried
 		t.work(r, urgency(m))
-	case r.headAt.IsZero():
-		r.headAt = time.Now()
-		t.probe(r)
 	}
 }
 
@@ -170,6 +297,9 @@ func (r *run) finish() {
 	r.tracker.mu.Lock()
 	defer r.tracker.mu.Unlock()
 	r.done = true
+	if r.alive {
+		r.tracker.finished(r.id)
+	}
 	r.tracker.forget(r.pod, r.id, r)
 }
 
@@ -183,24 +313,22 @@ func (r *run) now() moment {
 func (r *run) moment() moment {
 	return moment{
 		pod: r.pod.pod, slot: r.slot, term: r.term, podGone: r.pod.gone,
-		dying: r.pod.pod.DeletionTimestamp != nil, changed: r.changed,
+		dying: r.pod.pod.DeletionTimestamp != nil, remembered: r.pod.remembered, changed: r.changed,
 	}
 }
 
-// witnessHead notes the stamp of the first line of the run's log, as a probe saw it while the run
-// went on. It counts as the log's true beginning if it was written within two seconds of the start
-// (startedAt has whole seconds), or if an earlier probe found the log empty.
+// witnessHead notes the stamp of the first line of the run's log, as a probe saw it while the run went
+// on; zero if the log was empty. What comes after an empty log is its true beginning if the run was
+// young then: no kubelet looks at a log's size before it is some seconds old, as a rule.
 func (r *run) witnessHead(first time.Time) (known bool) {
 	r.tracker.mu.Lock()
 	defer r.tracker.mu.Unlock()
-	young := time.Since(r.startedAt) < 10*time.Second // before the kubelet's first look at the file's size, as a rule
-	switch {
-	case first.IsZero():
-		r.headOK = r.headOK || young
+	if first.IsZero() {
+		r.headOK = r.headOK || time.Since(r.startedAt) < 10*time.Second
 		return false
-	case r.head.IsZero():
+	}
+	if r.head.IsZero() {
 		r.head = first
-		r.headOK = r.headOK || first.Sub(r.startedAt) < 2*time.Second
 	}
 	return true
 }
@@ -212,7 +340,8 @@ func (r *run) seenEmpty() bool {
 	return r.headOK && r.head.IsZero()
 }
 
-// witnessedHead returns the stamp of the log's first line, if it was witnessed.
+// witnessedHead returns the stamp of the log's first line as it was seen while the run went on, and
+// whether that was the first line after an empty log.
 func (r *run) witnessedHead() (time.Time, bool) {
 	r.tracker.mu.Lock()
 	defer r.tracker.mu.Unlock()

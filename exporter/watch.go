@@ -154,11 +154,12 @@ func (e *Exporter) watchNamespace(ctx context.Context, namespace string) {
 			e.tracker.observe(pod, deleted)
 		}
 	}
-	if _, err := pods.AddEventHandler(cache.ResourceEventHandlerFuncs{
+	handled, err := pods.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(obj any) { outage.over(); handle(obj, false) },
 		UpdateFunc: func(_, obj any) { outage.over(); handle(obj, false) },
 		DeleteFunc: func(obj any) { handle(obj, true) },
-	}); err != nil {
+	})
+	if err != nil {
 		e.log.Warn("cannot watch pods", "namespace", namespace, "err", err)
 		return
 	}
@@ -167,7 +168,8 @@ func (e *Exporter) watchNamespace(ctx context.Context, namespace string) {
 		defer close(ended)
 		pods.RunWithContext(ctx)
 	}()
-	if cache.WaitForCacheSync(ctx.Done(), pods.HasSynced) {
+	if cache.WaitForCacheSync(ctx.Done(), handled.HasSynced) {
+		e.tracker.vanished(namespace)
 		e.syncing.end()
 	}
 	<-ctx.Done()

@@ -2,9 +2,12 @@ package exporter
 
 import (
 	"context"
+	"errors"
 	"io"
 	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
 const (
@@ -13,48 +16,109 @@ const (
 	bodyStall = time.Minute
 	// followEnd is how long a stream may go on after its container's end is known.
 	followEnd = 10 * time.Second
+	// renewAfter ends a stream before the kubelet does: it writes no response for longer than 4 h
+	// (k8s.io/kubernetes/pkg/kubelet/server/server.go, WriteTimeout).
+	renewAfter = 3*time.Hour + 30*time.Minute
 )
 
+// errRenew is why a stream was cut that had lasted long enough.
+var errRenew = errors.New("time to renew the stream")
+
 // watchdog returns a context for one request, and a wrapper for its body. A read is cut when it
-// brings no byte for bodyStall; a stream, which may be silent for hours, when its end is overdue.
+// brings no byte for bodyStall; a stream, which may be silent for hours, when its end is overdue,
+// before the kubelet cuts it, and when the exporter stops while the container goes on.
 func (c *capture) watchdog(ctx context.Context, follow bool) (context.Context, func(io.Reader) io.Reader, func()) {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cut := context.WithCancelCause(ctx)
 	if !follow {
-		timer := time.AfterFunc(bodyStall, cancel)
-		return ctx, func(r io.Reader) io.Reader { return &fed{r, timer} }, func() {
+		timer := time.AfterFunc(bodyStall, func() { cut(nil) })
+		return ctx, func(r io.Reader) io.Reader { return c.slow(ctx, &fed{r: r, timer: timer, heard: &c.heard}) }, func() {
 			timer.Stop()
-			cancel()
+			cut(nil)
 		}
 	}
+	renew := time.AfterFunc(renewAfter, func() { cut(errRenew) })
 	var watch sync.WaitGroup
+	if c.e.policy == string(CaptureLive) {
+		watch.Go(func() { c.segments(ctx) })
+	}
 	watch.Go(func() {
 		for m := c.run.now(); !m.ended(); m = c.run.now() {
+			stopped := c.e.stopped
+			if m.dying {
+				stopped = nil // its end is near, and worth waiting for
+			}
 			select {
 			case <-m.changed:
+			case <-stopped:
+				cut(nil)
+				return
 			case <-ctx.Done():
 				return
 			}
 		}
 		select {
 		case <-time.After(followEnd):
-			cancel()
+			cut(nil)
 		case <-ctx.Done():
 		}
 	})
-	return ctx, func(r io.Reader) io.Reader { return r }, func() {
-		cancel()
+	return ctx, func(r io.Reader) io.Reader { return c.slow(ctx, &fed{r: r, heard: &c.heard}) }, func() {
+		renew.Stop()
+		cut(nil)
 		watch.Wait()
 	}
 }
 
-// fed resets a timer at each read.
+func (c *capture) slow(ctx context.Context, r io.Reader) io.Reader {
+	if c.e.rate == nil {
+		return r
+	}
+	return &slowed{ctx: ctx, r: r, rate: c.e.rate, run: c.run}
+}
+
+// readSize is how much one read of a body brings at most, and so the burst of a rate limit.
+const readSize = 64 << 10
+
+// newRate returns a limiter of bytes per second, or nil for none.
+func newRate(perSecond int64) *rate.Limiter {
+	if perSecond == 0 {
+		return nil
+	}
+	return rate.NewLimiter(rate.Limit(perSecond), readSize)
+}
+
+// slowed holds a body to the rate limit, as long as its pod is not being deleted.
+type slowed struct {
+	ctx  context.Context
+	r    io.Reader
+	rate *rate.Limiter
+	run  *run
+}
+
+func (s *slowed) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p[:min(len(p), readSize)])
+	if n > 0 && !s.run.now().dying {
+		if werr := s.rate.WaitN(s.ctx, n); werr != nil && err == nil {
+			err = werr
+		}
+	}
+	return n, err //nolint:wrapcheck // a reader returns io.EOF itself
+}
+
+// fed notes when a body brought something, and resets a timer at each read.
 type fed struct {
 	r     io.Reader
-	timer *time.Timer
+	timer *time.Timer // nil for a stream
+	heard *time.Time
 }
 
 func (f *fed) Read(p []byte) (int, error) {
 	n, err := f.r.Read(p)
-	f.timer.Reset(bodyStall)
+	if n > 0 {
+		*f.heard = time.Now()
+	}
+	if f.timer != nil {
+		f.timer.Reset(bodyStall)
+	}
 	return n, err
 }

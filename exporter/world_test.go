@@ -76,7 +76,14 @@ func (w testWriter) Write(p []byte) (int, error) {
 // start runs an exporter until stop, or the end of the test.
 func (w *world) start(change func(*Options)) *Exporter {
 	w.t.Helper()
+	return w.begin(func(*Exporter) {}, change)
+}
+
+// begin is start with a change to the exporter itself.
+func (w *world) begin(tune func(*Exporter), change func(*Options)) *Exporter {
+	w.t.Helper()
 	e := w.exporter(change)
+	tune(e)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- e.Run(ctx) }()

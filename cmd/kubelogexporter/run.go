@@ -64,6 +64,7 @@ func (c *captureFlags) open(ctx context.Context, spool string, log *slog.Logger)
 
 type runCommand struct {
 	captureFlags
+	policy policyFlags
 	a      *app
 	grace  time.Duration
 	listen string
@@ -88,6 +89,7 @@ and goes on trying; it needs no restart.`,
 		RunE: a.begin(r.run),
 	}
 	r.register(a, cmd, ".spool", true, "info")
+	r.policy.register(cmd)
 	cmd.Flags().DurationVar(&r.grace, "grace", 20*time.Second, "how long to finish open captures after the first signal")
 	cmd.Flags().StringVar(&r.listen, "listen", "", "`address` to serve /metrics, /livez and /readyz on, such as :8080 (default: none)")
 	return cmd
@@ -105,6 +107,9 @@ func (r *runCommand) run(cmd *cobra.Command, _ []string) error {
 		return err
 	}
 	o.Namespaces, o.Grace = r.kube.namespaces, r.grace
+	if err := r.policy.apply(&o); err != nil {
+		return err
+	}
 	reg := newRegistry(buildVersion())
 	o.Metrics = reg
 	e, err := exporter.New(o)

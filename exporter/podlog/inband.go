@@ -1,6 +1,9 @@
 package podlog
 
-import "strings"
+import (
+	"bytes"
+	"strings"
+)
 
 // Text is what an error text inside a log body means for the run that is being read.
 type Text string
@@ -57,17 +60,28 @@ func classify(piece string) Text {
 	return TextNone
 }
 
+// names says whether a text holds a container's ID.
+func names(text []byte, containerID string) bool {
+	id := bareID(containerID)
+	return len(id) >= 12 && bytes.Contains(text, []byte(id))
+}
+
+// bareID is a container ID without its scheme.
+func bareID(containerID string) string {
+	if _, id, ok := strings.Cut(containerID, "://"); ok {
+		return id
+	}
+	return containerID
+}
+
 // gluedText finds an error text at the end of an unterminated log line. Only texts that hold the
 // container's own ID are taken: a program does not know its ID and does not end its output with the
 // kubelet's sentence about it, so nothing that it wrote is cut. It returns where the text begins.
 func gluedText(tail, containerID string) (start int, kind Text) {
-	_, id, ok := strings.Cut(containerID, "://")
-	if !ok {
-		id = containerID
-	}
-	if len(id) < 12 || !strings.Contains(tail, id) {
+	if !names([]byte(tail), containerID) {
 		return 0, TextNone
 	}
+	id := bareID(containerID)
 	for _, begin := range [...]string{"unable to retrieve container logs for ", "rpc error: code = NotFound "} {
 		if i := strings.LastIndex(tail, begin); i >= 0 && strings.Contains(tail[i:], id) {
 			return i, TextGone

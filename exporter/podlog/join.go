@@ -89,9 +89,15 @@ func (j *joiner) join(p []byte) {
 		}
 		j.cur.resumed = true
 	}
+	j.res.Aligned = j.isAligned(j.seen - 1)
 	j.res.Join = JoinExact
 	j.appending = true
 	j.cur.write = true
+}
+
+// isAligned says whether the first n lines of the read are all the complete lines that are held.
+func (j *joiner) isAligned(n int64) bool {
+	return n == j.log.lines && (j.aligned || n == 0) && j.chain == j.log.chain
 }
 
 // unplaced handles a line that is not among the remembered ones: an older one, one that was missed,
@@ -156,7 +162,7 @@ func (j *joiner) more(p []byte) error {
 		c.checked = true
 		if c.digest.Sum64() != j.log.open.digest.Sum64() {
 			// The open line was another one: what follows cannot be told apart from a hole.
-			j.res.Join = JoinHole
+			j.res.Join, j.res.Aligned = JoinHole, false
 			j.res.HoleAfter = j.log.lastStamp
 		}
 	}
@@ -204,6 +210,7 @@ func (j *joiner) finish(p []byte) error {
 		return nil
 	}
 	l := j.log
+	j.chain = chained(j.chain, full)
 	keep := j.candidates[:0]
 	for _, at := range j.candidates {
 		if at < l.lines && l.at(at).full == full {
@@ -224,6 +231,7 @@ func (j *joiner) finish(p []byte) error {
 	case len(alive) > 0:
 		j.candidates, j.parked = alive, true
 	default: // the last line held: all after it is new
+		j.res.Aligned = j.isAligned(j.seen)
 		j.res.Join = JoinExact
 		j.appending = true
 	}

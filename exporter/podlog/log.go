@@ -52,6 +52,11 @@ type Result struct {
 	// Text and TextKind are the kubelet's error text that ended the body, already cut from the log.
 	Text     string
 	TextKind Text
+	// Own: the error text names this log's own container.
+	Own bool
+	// Aligned: the read began with the first line held, and all of its lines up to the last byte held
+	// were those that are held, in order and number. So no line between is missing on either side.
+	Aligned bool
 }
 
 // Log is the text of one container run, put together from any number of reads that overlap.
@@ -63,12 +68,15 @@ type Log struct {
 
 	lines int64  // complete lines held
 	bytes int64  // bytes held
+	chain uint64 // of the hashes of all complete lines held, see chained
 	ring  []mark // marks of the last complete lines: line i is ring[i%ringSize]
 	first mark
 	// open is the unterminated last line, which a later read may continue.
 	open openLine
 
 	firstStamp, lastStamp time.Time
+	firstSecond           int64 // bytes held when a line came that is more than a second younger than the first
+	pastFirst             bool  // there was one
 	buf                   []byte
 }
 
@@ -106,6 +114,13 @@ func (l *Log) First() time.Time { return l.firstStamp }
 
 // Last returns the stamp of the last stamped line held.
 func (l *Log) Last() time.Time { return l.lastStamp }
+
+// FirstSecond returns how many bytes are held of the second that began with the first stamp held, give
+// or take a buffer: it tells who writes at full speed.
+func (l *Log) FirstSecond() int64 { return l.firstSecond }
+
+// chained adds the hash of the next line to that of all lines before it. Order and number count.
+func chained(chain, line uint64) uint64 { return chain*0x9E3779B97F4A7C15 + line + 1 }
 
 // WriteError wraps a failure of the writer, to tell it from a failure of the body that is read.
 type WriteError struct{ Err error }
@@ -176,6 +191,7 @@ type joiner struct {
 	seen       int64              // lines of this read so far
 	parked     bool               // a shorter overlap than those in candidates was complete
 	aligned    bool               // the read began with the very first line held
+	chain      uint64             // of the complete lines of this read, until it reaches what is new
 
 	// the line in progress, when it does not fit the buffer
 	inLine bool
@@ -208,6 +224,9 @@ func (l *Log) write(p []byte) error {
 		return nil
 	}
 	l.bytes += int64(len(p))
+	if !l.pastFirst {
+		l.firstSecond += int64(len(p))
+	}
 	if _, err := l.w.Write(p); err != nil {
 		return &WriteError{err}
 	}
@@ -286,6 +305,7 @@ func (l *Log) hold(m mark) {
 		l.ring[l.lines%ringSize] = m
 	}
 	l.lines++
+	l.chain = chained(l.chain, m.full)
 	l.noteStamp(m.stamp)
 }
 
@@ -297,6 +317,7 @@ func (l *Log) noteStamp(ns int64) {
 	if l.firstStamp.IsZero() {
 		l.firstStamp = l.lastStamp
 	}
+	l.pastFirst = l.pastFirst || l.lastStamp.Sub(l.firstStamp) > time.Second
 }
 
 // piece takes a part of a line that is longer than the buffer.
@@ -317,12 +338,13 @@ func (j *joiner) end(p []byte) error {
 	if !j.inLine && !stamped {
 		if kind := classify(string(p)); kind != TextNone {
 			j.res.Text, j.res.TextKind = string(p), kind
+			j.res.Own = names(p, j.log.containerID)
 			return nil
 		}
 	}
 	tail := p[max(0, len(p)-holdBack):]
 	if at, kind := gluedText(string(tail), j.log.containerID); kind != TextNone {
-		j.res.Text, j.res.TextKind = string(tail[at:]), kind
+		j.res.Text, j.res.TextKind, j.res.Own = string(tail[at:]), kind, true
 		p = p[:len(p)-len(tail)+at]
 	}
 	return j.last(p)

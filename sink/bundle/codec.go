@@ -15,7 +15,8 @@ import (
 const MaxRecordSize = 4 << 20
 
 // SetLog enters into the record what a LogWriter wrote: the objects with the keys under which they
-// belong, the sums, the hash and the last lines. The parts that name the run must be set before.
+// belong, the sums, the hash and the last lines. Objects of the summary that have a key keep it. The
+// parts that name the run must be set before.
 func (r *Record) SetLog(s Summary, c Compression) error {
 	r.Lines, r.RawBytes, r.LastLines = s.Lines, s.RawBytes, s.LastLines
 	r.FirstStamp, r.LastStamp = s.FirstStamp, s.LastStamp
@@ -26,7 +27,9 @@ func (r *Record) SetLog(s Summary, c Compression) error {
 		return err
 	}
 	for i, key := range k.Logs(len(r.Objects), c) {
-		r.Objects[i].Key = key
+		if r.Objects[i].Key == "" {
+			r.Objects[i].Key = key
+		}
 	}
 	return nil
 }

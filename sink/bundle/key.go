@@ -136,6 +136,15 @@ func (k RunKey) Final() RunKey {
 	return k
 }
 
+// owns says whether a log object under the key o can be one of the run of the record under k: the run
+// is the same, but a segment may have been stored on another day, while the run went on.
+func (k RunKey) owns(o RunKey) bool {
+	if o.Snapshot.IsZero() {
+		k.Snapshot, k.Date = o.Snapshot, o.Date
+	}
+	return k == o
+}
+
 func (k RunKey) base() string {
 	s := k.Container + "." + strconv.Itoa(int(k.Restart)) + "." + k.ID12
 	if !k.Snapshot.IsZero() {

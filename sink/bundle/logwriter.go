@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"slices"
 	"time"
 )
 
@@ -231,6 +232,34 @@ func (w *LogWriter) resetScratch(size int64) error {
 	return nil
 }
 
+// Cut ends the log object in progress at the last line end, so that what was written up to there can be
+// stored while the log goes on; the next line begins a new object. It tells what has been written to
+// objects so far: an unterminated last line is not among it, but for whole frames of a very long one.
+func (w *LogWriter) Cut() (Summary, error) {
+	switch {
+	case w.err != nil:
+		return Summary{}, w.err
+	case w.closed != nil:
+		return *w.closed, nil
+	}
+	if w.err = w.cutObject(); w.err != nil {
+		return Summary{}, w.err
+	}
+	return w.summary(w.scan.newlines), nil
+}
+
+func (w *LogWriter) cutObject() error {
+	if w.lineEnd > 0 {
+		if err := w.cut(); err != nil {
+			return err
+		}
+	}
+	if w.object == nil {
+		return nil
+	}
+	return w.endObject()
+}
+
 // Close compresses what is left, ends the last object and tells what was written. It closes no file.
 // A second call returns the same.
 func (w *LogWriter) Close() (Summary, error) {
@@ -262,16 +291,16 @@ func (w *LogWriter) seal() error {
 			return err
 		}
 	}
-	s := Summary{
-		Objects:   w.done,
-		Lines:     w.Lines(),
-		RawBytes:  w.rawBytes,
-		LastLines: w.scan.lastLines(),
-	}
-	if w.rawBytes > 0 {
-		s.RawSHA256 = hex.EncodeToString(w.whole.Sum(nil))
-	}
+	s := w.summary(w.Lines())
+	w.closed, w.buf, w.inScratch = &s, nil, 0
+	return nil
+}
+
+// summary sums up the objects that are done.
+func (w *LogWriter) summary(lines int64) Summary {
+	s := Summary{Objects: slices.Clone(w.done), Lines: lines, LastLines: w.scan.lastLines()}
 	for _, o := range w.done {
+		s.RawBytes += o.RawBytes
 		if s.FirstStamp == nil {
 			s.FirstStamp = o.FirstStamp
 		}
@@ -279,8 +308,10 @@ func (w *LogWriter) seal() error {
 			s.LastStamp = o.LastStamp
 		}
 	}
-	w.closed, w.buf, w.inScratch = &s, nil, 0
-	return nil
+	if s.RawBytes > 0 {
+		s.RawSHA256 = hex.EncodeToString(w.whole.Sum(nil))
+	}
+	return s
 }
 
 // memoryScratch stands in for a file.

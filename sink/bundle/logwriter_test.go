@@ -54,6 +54,55 @@ func writeLog(t testing.TB, text []byte, o LogOptions, rnd *rand.Rand) written {
 	return out
 }
 
+// A log that is cut while it is written is the same text, and each cut tells of whole lines only.
+func TestLogWriterCut(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(7, 7))
+	for range 60 {
+		text := randomLog(rnd, 200, 1<<rnd.IntN(12))
+		var files []*bytes.Buffer
+		w := NewLogWriter(LogOptions{FrameSize: 4 << 10, Scratch: scratch(t), Next: func() (io.Writer, error) {
+			files = append(files, &bytes.Buffer{})
+			return files[len(files)-1], nil
+		}})
+		decoded := func(objects []Object) (all []byte) {
+			for i, o := range objects {
+				raw := readLog(t, files[i].Bytes(), Zstd)
+				if int64(len(raw)) != o.RawBytes || sha(raw) != o.RawSHA256 || sha(files[i].Bytes()) != o.StoredSHA256 {
+					t.Fatalf("object %d is not what was said of it", i)
+				}
+				all = append(all, raw...)
+			}
+			return all
+		}
+		for rest := text; len(rest) > 0; {
+			n := min(len(rest), 1+rnd.IntN(3000))
+			if _, err := w.Write(rest[:n]); err != nil {
+				t.Fatal(err)
+			}
+			if rest = rest[n:]; rnd.IntN(3) > 0 {
+				continue
+			}
+			s, err := w.Cut()
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := decoded(s.Objects)
+			if !bytes.HasPrefix(text, got) || int64(len(got)) != s.RawBytes || len(got) > 0 && sha(got) != s.RawSHA256 ||
+				s.Lines != int64(bytes.Count(got, newline)) {
+				t.Fatalf("a cut told of %d bytes and %d lines, the objects have %d and %d", s.RawBytes, s.Lines, len(got), bytes.Count(got, newline))
+			}
+		}
+		s, err := w.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := describe(text)
+		if got := decoded(s.Objects); !bytes.Equal(got, text) || s.RawSHA256 != want.RawSHA256 || s.Lines != want.Lines {
+			t.Fatalf("the objects do not add up to the text")
+		}
+	}
+}
+
 func scratch(t testing.TB) *os.File {
 	t.Helper()
 	f, err := os.Create(filepath.Join(t.TempDir(), "scratch"))

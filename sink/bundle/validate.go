@@ -201,7 +201,7 @@ func (v *validation) keys(r *Record, k RunKey) {
 	var compressions [Gzip + 1]bool
 	for _, o := range r.Objects {
 		run, kind, _, c, err := ParseKey(o.Key)
-		if err != nil || kind != KindLog || run != k {
+		if err != nil || kind != KindLog || !k.owns(run) {
 			v.add("object %q is not one of this run", o.Key)
 			continue
 		}

@@ -1,0 +1,61 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/kubelogexporter/kubelogexporter/exporter"
+)
+
+// minReadRate is the least rate that makes sense, in bytes per second.
+const minReadRate = 64 << 10
+
+// policyFlags say when logs are read, and how much of the cluster that may take.
+type policyFlags struct {
+	capture     string
+	rotateAt    string
+	nodeFollows int
+	bytesPerSec string
+}
+
+func (p *policyFlags) register(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&p.capture, "capture", "final", "when to read logs: final, when a container has ended; live, from its start on, for logs that the kubelet rotates and pods that are deleted by force")
+	f.StringVar(&p.rotateAt, "container-log-max-size", "1Mi", "the smallest containerLogMaxSize of the cluster's kubelets, whose default is 10Mi: a log that was streamed counts as complete without further proof only below it")
+	f.IntVar(&p.nodeFollows, "follows-per-node", 32, "streams of running containers on one node; each takes one inotify instance there. Logs beyond are read every few seconds")
+	f.StringVar(&p.bytesPerSec, "read-rate", "0", "bytes of log per second to read at most, such as 50Mi; 0 is no limit. Pods that are being deleted are never held up")
+	complete(cmd, "capture", words("final", "live"))
+}
+
+func (p *policyFlags) apply(o *exporter.Options) error {
+	switch p.capture {
+	case "final", "live":
+		o.Capture = exporter.Capture(p.capture)
+	default:
+		return usagef("--capture: %q is neither final nor live", p.capture)
+	}
+	var err error
+	if o.RotateAt, err = parseSize("container-log-max-size", p.rotateAt); err != nil {
+		return err
+	}
+	if o.ReadRate, err = parseSize("read-rate", p.bytesPerSec); err != nil {
+		return err
+	}
+	if o.ReadRate > 0 && o.ReadRate < minReadRate {
+		return usagef("--read-rate: %s is less than 64Ki; logs would be gone before they are read", p.bytesPerSec)
+	}
+	if p.nodeFollows < 1 {
+		return usagef("--follows-per-node: %d is below 1", p.nodeFollows)
+	}
+	o.NodeFollows = p.nodeFollows
+	return nil
+}
+
+// parseSize reads a quantity of bytes as Kubernetes writes it, such as 10Mi.
+func parseSize(flag, value string) (int64, error) {
+	q, err := resource.ParseQuantity(value)
+	if err != nil || q.Sign() < 0 {
+		return 0, usagef("--%s: %q is no size such as 10Mi", flag, value)
+	}
+	return q.Value(), nil
+}

@@ -1,0 +1,147 @@
+package exporter
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
+)
+
+const (
+	// nearStart is how long after startedAt, which has whole seconds, a line counts as written right
+	// after the start.
+	nearStart = 2 * time.Second
+	// burst is more text in a log's first second than anybody writes who does not write at full speed.
+	// Who does may have had his first lines rotated away within nearStart.
+	burst = 1 << 20
+)
+
+// judge says for head, middle and tail what is proven. It errs on the side of doubt.
+func (c *capture) judge(m moment) bundle.Verdict {
+	v := bundle.Verdict{}
+	switch {
+	case !c.had():
+		part := bundle.Part{State: bundle.Lost, Cause: c.lostCause(m)}
+		v.Head, v.Middle, v.Tail = part, part, part
+	default:
+		v.Head, v.Middle, v.Tail = c.judgeHead(m), c.judgeMiddle(), c.judgeTail(m)
+	}
+	v.Complete = v.Head.State == bundle.Proven && v.Middle.State == bundle.Proven && v.Tail.State == bundle.Proven
+	return v
+}
+
+func (c *capture) lostCause(m moment) bundle.Cause {
+	evicted := m.pod.Status.Reason == "Evicted" || m.pod.Status.Reason == "Preempting"
+	switch {
+	case c.run.unseen:
+		return bundle.CauseUnseenRuns
+	case m.podGone && m.remembered:
+		return bundle.CauseVanishedWhileDown
+	case m.podGone && c.nodeAway:
+		return bundle.CauseNodeLost
+	case m.podGone, m.dying, evicted:
+		return bundle.CauseDeletedBeforeRead
+	case m.slot == slotNone, len(c.reads) > 0 && c.asked == slotPrevious:
+		return bundle.CauseReplacedBeforeRead
+	}
+	return bundle.CauseKubeletError
+}
+
+// judgeHead looks for evidence that the log was read from its first line on.
+func (c *capture) judgeHead(m moment) bundle.Part {
+	first := c.log.First()
+	witness, seenFirst := c.run.witnessedHead()
+	proven := func(evidence string) bundle.Part {
+		return bundle.Part{State: bundle.Proven, Evidence: []string{evidence}}
+	}
+	switch {
+	case !witness.IsZero() && !witness.Equal(first):
+		return bundle.Part{
+			State: bundle.Lost, Cause: bundle.CauseRotated, After: utc(witness), Before: utc(first),
+			Evidence: []string{"the first line seen while the container ran is no longer served"},
+		}
+	case c.log.Bytes() == 0 && (c.run.seenEmpty() || lived(c.run, m) < nearStart):
+		return proven("the kubelet served an empty log, and it was empty from the start")
+	case seenFirst:
+		return proven("the log was seen empty right after the start, and the first line after that is the first one held")
+	case !first.IsZero() && !first.Before(c.run.startedAt.Add(-time.Second)) && first.Sub(c.run.startedAt) < nearStart && c.log.FirstSecond() < burst:
+		return proven("the first line was written right after the start, and not in a burst that could have been rotated")
+	}
+	return bundle.Part{
+		State: bundle.Unproven, Cause: bundle.CauseNotWitnessed, Before: utc(first),
+		Evidence: []string{"the log was first seen too late to exclude a rotation before it"},
+	}
+}
+
+// judgeMiddle takes streams for what they are: at a rotation the kubelet goes on with the new file
+// without reading the old one to its end.
+func (c *capture) judgeMiddle() bundle.Part {
+	switch {
+	case c.middle.State == bundle.Lost || !c.followed || !c.rotatable():
+		return c.middle
+	case c.aligned:
+		return bundle.Part{State: bundle.Proven, Evidence: []string{"the whole log was read again from the same first line, and nothing else was in it"}}
+	}
+	return bundle.Part{
+		State: bundle.Unproven, Cause: bundle.CauseRotated,
+		Evidence: []string{fmt.Sprintf("the log is larger than %d bytes and was read from a stream, which may miss lines when the kubelet rotates", c.e.rotateAt)},
+	}
+}
+
+// judgeTail takes the closing read's judgement only where the run's end is known.
+func (c *capture) judgeTail(m moment) bundle.Part {
+	unproven := func(evidence string) bundle.Part {
+		return bundle.Part{State: bundle.Unproven, Cause: bundle.CauseTailUnproven, Evidence: []string{evidence}}
+	}
+	switch {
+	case c.running:
+		return bundle.Part{State: bundle.Unproven, Cause: bundle.CauseStillRunning}
+	case m.podGone && c.nodeAway && c.tail.State != bundle.Proven:
+		return bundle.Part{
+			State: bundle.Lost, Cause: bundle.CauseNodeLost, After: utc(c.log.Last()),
+			Evidence: []string{"the node could not be reached any more until the pod was gone"},
+		}
+	case c.tail.State == "":
+		return unproven("no closing read was possible")
+	case c.tail.State == bundle.Proven && !c.followed && !c.own && c.asked != m.slot && !m.podGone:
+		return unproven("the container restarted while its log was read")
+	case m.term == nil && c.tail.State == bundle.Proven:
+		return unproven("the kubelet never reported the end")
+	}
+	return c.tail
+}
+
+// lived is how long a run lasted; very long if that is not known.
+func lived(r *run, m moment) time.Duration {
+	if m.term == nil || m.term.FinishedAt.IsZero() || r.startedAt.IsZero() {
+		return 1<<63 - 1
+	}
+	return m.term.FinishedAt.Sub(r.startedAt)
+}
+
+// foreign says whether what was read may be another run's, so that it must not be stored as this
+// one's: the name or the slot that was asked for had moved on by the end of the reading. Then only
+// the kubelet's naming of the container or stamps can vouch for the bytes: a log that begins before
+// the second in which this run ended cannot be its successor's.
+func (c *capture) foreign(m moment) bool {
+	if c.log == nil || c.log.Bytes() == 0 || c.own {
+		return false
+	}
+	moved := errors.Is(c.podError(), errOtherPod)
+	if !c.followed && !m.podGone && c.asked != m.slot {
+		moved = true
+	}
+	first := c.log.First()
+	switch {
+	case first.IsZero():
+		return moved
+	case first.Before(c.run.startedAt.Add(-time.Second)):
+		return true // older than the run: its predecessor's
+	case m.term == nil || m.term.FinishedAt.IsZero():
+		return moved
+	case first.After(m.term.FinishedAt.Add(time.Second)):
+		return true // younger than the run
+	}
+	return moved && !first.Before(m.term.FinishedAt.Time)
+}

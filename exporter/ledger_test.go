@@ -1,0 +1,133 @@
+package exporter
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
+)
+
+func aliveEntry(pod, containerID string) ledgerEntry {
+	return ledgerEntry{UID: "u-" + "x", Container: "app", ContainerID: id(containerID), Namespace: "shop", Pod: pod, Type: bundle.TypeContainer}
+}
+
+// A ledger outlives its process, a torn last line, a damaged line and a full disk.
+func TestLedger(t *testing.T) {
+	dir := t.TempDir()
+	open := func() *ledger {
+		t.Helper()
+		l, _, err := openLedger(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	l := open()
+	for _, c := range []string{"a", "b", "c"} {
+		if err := l.add(aliveEntry("pod", c)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.done(aliveEntry("pod", "b").id()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.file.WriteString("{damaged\n{\"uid\":\"torn"); err != nil {
+		t.Fatal(err)
+	}
+	l = open()
+	if len(l.alive) != 2 || l.alive[aliveEntry("pod", "a").id()].Pod != "pod" {
+		t.Fatalf("after a restart: %v", l.alive)
+	}
+	l.file.Close() //nolint:errcheck,gosec // writes must fail now
+	if err := l.add(aliveEntry("pod", "d")); err == nil {
+		t.Fatal("a failed write was not reported")
+	}
+	if err := l.add(aliveEntry("pod", "e")); err != nil {
+		t.Fatalf("the failure was reported twice: %v", err)
+	}
+	if l = open(); len(l.alive) != 4 {
+		t.Fatalf("after a failed write %d of 4 runs are left", len(l.alive))
+	}
+	for range compactAt + 10 {
+		if err := l.done(aliveEntry("pod", "a").id()); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.add(aliveEntry("pod", "a")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	info, err := os.Stat(filepath.Join(dir, ledgerName))
+	if err != nil || info.Size() > compactAt*200 {
+		t.Errorf("the ledger was not written anew: %d bytes, %v", info.Size(), err)
+	}
+}
+
+// What ends while no exporter runs has a record: of a pod that is gone, of a run that was replaced
+// twice, and of one that is still there.
+func TestDowntime(t *testing.T) {
+	w := newWorld(t)
+	gone, _ := w.pod("gone")
+	restarted, rc := w.pod("restarted")
+	stays, sc := w.pod("stays")
+	done, dc := w.pod("recorded")
+	for _, pod := range []*corev1.Pod{gone, restarted, stays, done} {
+		w.kube.SetPod(pod)
+	}
+	e := w.start(nil)
+	for e.Ready() != nil {
+		<-time.After(10 * time.Millisecond)
+	}
+	dc.Print(time.Now(), "archived before\n")
+	dc.Exit()
+	exit(done, 0)
+	w.kube.SetPod(done)
+	w.await(1)
+	w.stop()
+
+	w.kube.DeletePod(gone.Namespace, gone.Name)
+	w.kube.DeletePod(done.Namespace, done.Name)
+	sc.Print(time.Now(), "still here\n")
+	sc.Exit()
+	exit(stays, 4)
+	w.kube.SetPod(stays)
+	for range 2 {
+		rc.Exit()
+		exit(restarted, 1)
+		rc.Restart()
+		restart(restarted, rc)
+	}
+	restarted.Status.ContainerStatuses[0].RestartCount = 3
+	w.kube.SetPod(restarted)
+
+	w.start(nil)
+	causes := make(map[string]bundle.Cause)
+	for _, rec := range w.await(6) {
+		name := rec.Pod.Name + "/" + string(rune('0'+rec.Container.RestartCount))
+		if _, twice := causes[name]; twice {
+			t.Errorf("%s has two records", name)
+		}
+		causes[name] = rec.Verdict.Head.Cause
+		if rec.Pod.Name == "stays" && (*rec.State.ExitCode != 4 || rec.Lines != 1) {
+			t.Errorf("stays: %+v", rec)
+		}
+	}
+	want := map[string]bundle.Cause{
+		"gone/0": bundle.CauseVanishedWhileDown, "recorded/0": causes["recorded/0"], "stays/0": causes["stays/0"],
+		"restarted/0": bundle.CauseReplacedBeforeRead, "restarted/1": bundle.CauseUnseenRuns, "restarted/2": causes["restarted/2"],
+	}
+	for name, cause := range want {
+		if got, ok := causes[name]; !ok || got != cause {
+			t.Errorf("%s: cause %q, want %q (record: %t)", name, got, cause, ok)
+		}
+	}
+	w.stop()
+	w.start(nil) // and nothing is told twice
+	<-time.After(300 * time.Millisecond)
+	if n := len(w.records()); n != 6 {
+		t.Errorf("%d records after one more start", n)
+	}
+}

@@ -1,0 +1,238 @@
+package exporter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/kubelogexporter/kubelogexporter/exporter/podlog"
+	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
+)
+
+const (
+	// settle is how long after a run was seen dead its last bytes may still be on their way to the
+	// file: the runtime's copying of the last few KiB is not covered by its report of the exit. That
+	// report itself was seen late, by up to a second: the kubelet looks at its containers once a second.
+	settle = 750 * time.Millisecond
+	// wholeAgain is up to which size a log that was streamed is read once more as a whole, to see that
+	// no line is missing in its middle.
+	wholeAgain = 32 << 20
+)
+
+// read takes the whole log of a run that has ended.
+func (c *capture) read(ctx context.Context) {
+	m := c.run.now()
+	recorded, err := c.recorded(ctx, m)
+	switch {
+	case err != nil:
+		c.refused++
+		c.again(c.read) // only the store can tell whether there is anything to do
+		return
+	case recorded:
+		c.e.metrics.already.Inc()
+		c.e.tally.add(func(t *tally) { t.already++ })
+		c.finish()
+		return
+	}
+	if m.slot == slotNone || m.podGone {
+		c.gone = true
+		c.seal(ctx)
+		return
+	}
+	c.asked = m.slot
+	method := "get"
+	if m.slot == slotPrevious {
+		method = "previous"
+	}
+	_, ok := c.take(ctx, method, podlog.Request{Previous: m.slot == slotPrevious})
+	switch {
+	case ctx.Err() != nil:
+		c.abandon()
+	case ok:
+		c.nextClosing()
+	case c.gone:
+		c.seal(ctx)
+	default:
+		c.again(c.read)
+	}
+}
+
+// closingTime is when a log can be taken as settled: a second after its end, which lies before now,
+// and by the node's clock within the second of finishedAt.
+func closingTime(m moment) time.Time {
+	now := time.Now()
+	seen := now.Add(settle)
+	if m.term == nil || m.term.FinishedAt.IsZero() {
+		return seen
+	}
+	if byNode := m.term.FinishedAt.Add(2 * time.Second); byNode.Before(seen) {
+		return byNode
+	}
+	return seen
+}
+
+// closing reads the end of the log once more and then looks whether the run is still the one that
+// was asked for.
+func (c *capture) closing(ctx context.Context) {
+	c.readEnd(ctx)
+	c.seePod(ctx)
+	c.looked = true
+	if ctx.Err() != nil {
+		c.stop(ctx)
+		return
+	}
+	if m := c.run.now(); m.slot == slotPrevious && c.asked == slotCurrent && !c.own && !c.followed && !c.moved {
+		// The container restarted since: what was read may be its successor's. Once more, by name.
+		c.moved, c.looked = true, false
+		c.keep()
+		c.read(ctx)
+		return
+	}
+	c.seal(ctx)
+}
+
+// readEnd reads on from the last second, or the whole log again if it was streamed, and judges the
+// tail by what comes.
+func (c *capture) readEnd(ctx context.Context) {
+	m := c.run.now()
+	before := c.log.Bytes()
+	c.tail = bundle.Part{State: bundle.Unproven, Cause: bundle.CauseTailUnproven}
+	if m.podGone || m.slot == slotNone {
+		return // whatever has the name now is another
+	}
+	req := podlog.Request{Since: c.since(), Previous: m.slot == slotPrevious}
+	if c.followed && before <= wholeAgain {
+		req.Since = time.Time{}
+	}
+	ctx, stalled, done := c.watchdog(ctx, false)
+	defer done()
+	body, err := c.e.source.Open(ctx, c.request(req))
+	if err != nil {
+		c.note("closing", podlog.Result{}, err)
+		c.tail.Evidence = []string{"the closing read was refused: " + string(podlog.Classify(err))}
+		return
+	}
+	defer body.Close() //nolint:errcheck // a body that was read to its end
+	res, err := c.log.Read(stalled(body))
+	c.note("closing", res, err)
+	c.joined(res)
+	switch {
+	case err != nil || res.TextKind != podlog.TextNone:
+		c.tail.Evidence = []string{"the closing read did not end cleanly"}
+	case res.Join == podlog.JoinExact, res.Join == podlog.JoinEmpty && before == 0, res.Join == podlog.JoinFirst:
+		c.aligned = res.Aligned
+		c.tail = bundle.Part{State: bundle.Proven, Evidence: []string{
+			fmt.Sprintf("a closing read joined exactly and brought %d more bytes", res.Appended),
+		}}
+	}
+}
+
+// take makes one read that brings log text. It returns whether the body was read to a clean end.
+func (c *capture) take(ctx context.Context, method string, req podlog.Request) (podlog.Result, bool) {
+	c.tail, c.aligned = bundle.Part{}, false // whatever was proven before, there is more to come
+	c.followed = c.followed || req.Follow
+	if c.run.now().podGone {
+		c.gone = true // whatever has the name now is another pod
+		return podlog.Result{}, false
+	}
+	if err := c.open(); err != nil {
+		c.refused++
+		c.e.log.Warn("cannot spool, will try again", c.attrs("err", err)...)
+		return podlog.Result{}, false
+	}
+	ctx, watched, done := c.watchdog(ctx, req.Follow)
+	defer done()
+	body, err := c.e.source.Open(ctx, c.request(req))
+	if err != nil {
+		c.note(method, podlog.Result{}, err)
+		c.refuse(ctx, err)
+		return podlog.Result{}, false
+	}
+	defer body.Close() //nolint:errcheck // the read's own error is the one that counts
+	c.nodeAway, c.heard = false, time.Now()
+	res, err := c.log.Read(watched(body))
+	c.note(method, res, err)
+	c.joined(res)
+	var werr *podlog.WriteError
+	switch {
+	case errors.As(err, &werr):
+		c.refused++
+		c.reset()
+		c.e.log.Warn("cannot spool, will try again", c.attrs("err", err)...)
+		return res, false
+	case res.TextKind == podlog.TextGone && res.Join == podlog.JoinEmpty && c.log.Bytes() == 0:
+		c.goneOrRetry()
+		return res, false
+	case err != nil && errors.Is(context.Cause(ctx), errRenew):
+		return res, true
+	case strings.HasPrefix(res.Text, noWatcher):
+		c.crowded = time.Now()
+		return res, false
+	case err != nil, res.TextKind == podlog.TextRetry:
+		c.refused++
+		return res, false
+	}
+	c.refused = 0
+	c.served = true
+	return res, true
+}
+
+// goneOrRetry handles a kubelet that cannot find the run's log at all. While the status still shows
+// the run this may be a moment between two states; it is believed after a few tries.
+func (c *capture) goneOrRetry() {
+	if c.refused++; c.refused > 3 || c.run.now().podGone {
+		c.gone = true
+	}
+}
+
+// refuse handles an error in place of a body.
+func (c *capture) refuse(ctx context.Context, err error) {
+	c.refused++
+	c.nodeAway = false
+	switch podlog.Classify(err) {
+	case podlog.RefusedPodGone:
+		c.gone = true
+	case podlog.RefusedNotThere:
+		c.gone = c.refused > 5
+	case podlog.RefusedForbidden:
+		c.e.access.forbidden(ctx, c.run.now().pod.Namespace, err)
+	case podlog.RefusedForNow:
+		c.nodeAway = podlog.NodeAway(err)
+		if c.refused == 5 {
+			c.e.log.Warn("cannot read log, will go on trying", c.attrs("err", err)...)
+		}
+	}
+	if c.run.now().podGone && c.refused > 3 {
+		c.gone = true
+	}
+}
+
+// recorded says whether the run may have a record already, in the spool or in the bucket: it had ended
+// when it was first seen, or it is known from an earlier process only. A bucket that cannot answer now
+// does not hold up a capture: the same run twice ends as one object.
+func (c *capture) recorded(ctx context.Context, m moment) (bool, error) {
+	switch {
+	case c.run.unseen || c.log != nil || len(c.reads) > 0:
+		return false, nil
+	case m.podGone && m.remembered:
+		return c.e.found(ctx, c.run, m)
+	case !c.run.firstSeenDead || m.term == nil || m.term.FinishedAt.IsZero():
+		return false, nil
+	}
+	key, err := bundle.KeyOf(c.record(m, false))
+	if err != nil {
+		return false, err
+	}
+	if _, err := c.e.spool.Stat(ctx, key.Record()); err == nil {
+		return true, nil
+	}
+	if c.e.ship.down() {
+		return false, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	_, err = c.e.bucket.Stat(ctx, key.Record())
+	return err == nil, nil
+}
