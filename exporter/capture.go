@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/kubelogexporter/kubelogexporter/exporter/nodelog"
 	"github.com/kubelogexporter/kubelogexporter/exporter/podlog"
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
@@ -30,15 +31,17 @@ type capture struct {
 	held
 	kept *held // what a read brought that may be the successor's, until a read by name shows better
 
-	refused  int       // refusals in a row
-	moved    bool      // the run changed its slot under a read
-	followed bool      // a stream was asked for
-	nodeAway bool      // the last refusal came from a node that cannot be reached
-	crowded  time.Time // when the node had no stream to spare
-	heard    time.Time // when the last body brought something
-	gone     bool      // the API has no more to give
-	running  bool      // a snapshot: the run goes on
-	looked   bool      // the pod was looked at after the last read
+	refused   int       // refusals in a row
+	certain   bool      // it was looked whether a read that does not continue what is held is this run's
+	consulted bool      // the node was asked for what the API could not give
+	moved     bool      // the run changed its slot under a read
+	followed  bool      // a stream was asked for
+	nodeAway  bool      // the last refusal came from a node that cannot be reached
+	crowded   time.Time // when the node had no stream to spare
+	heard     time.Time // when the last body brought something
+	gone      bool      // the API has no more to give
+	running   bool      // a snapshot: the run goes on
+	looked    bool      // the pod was looked at after the last read
 
 	notes  sync.Mutex // what goes into a record, which may be written beside a stream
 	reads  []bundle.Read
@@ -57,10 +60,11 @@ type capture struct {
 type held struct {
 	out     *output
 	log     *podlog.Log
-	asked   slot // the slot that the first read asked for
-	served  bool // the kubelet has served what is held, be it nothing
-	own     bool // the kubelet has named this very run when it was asked without previous
-	aligned bool // the whole file was read again and is what is held, from its first line on
+	asked   slot            // the slot that the first read asked for
+	served  bool            // the kubelet has served what is held, be it nothing
+	own     bool            // the kubelet has named this very run when it was asked without previous
+	node    *nodelog.Report // of the node's files, if they were read last
+	aligned bool            // the whole file was read again and is what is held, from its first line on
 	middle  bundle.Part
 	tail    bundle.Part
 }

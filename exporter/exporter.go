@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/kubelogexporter/kubelogexporter/exporter/nodelog"
 	"github.com/kubelogexporter/kubelogexporter/exporter/podlog"
 	"github.com/kubelogexporter/kubelogexporter/sink"
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
@@ -46,6 +47,10 @@ type Options struct {
 	Compression bundle.Compression
 	// Capture says when logs are read; empty means CaptureFinal.
 	Capture Capture
+	// NodeLogs says what the kubelets' own files are used for; empty means NodeLogsOff. Kubelets says how
+	// to reach them; its Config is taken from Kube.
+	NodeLogs NodeLogs
+	Kubelets nodelog.Options
 	// Follows and Reads bound the streams of dying pods and all other reads; 0 means the default.
 	Follows, Reads int
 	// LiveFollows bounds the streams of running pods on all nodes together, NodeFollows those on each
@@ -108,13 +113,14 @@ type Exporter struct {
 	opts        Options
 	log         *slog.Logger
 
-	tracker  *tracker
-	queue    *queue
-	nodes    *nodes
-	ledger   *ledger
-	known    time.Time     // when an earlier process last wrote the ledger; zero if there was none
-	rate     *rate.Limiter // nil is no limit
-	rotateAt int64
+	tracker   *tracker
+	queue     *queue
+	nodes     *nodes
+	nodeFiles *nodeFiles // nil if they are not to be used
+	ledger    *ledger
+	known     time.Time     // when an earlier process last wrote the ledger; zero if there was none
+	rate      *rate.Limiter // nil is no limit
+	rotateAt  int64
 	// segmentEvery is the constant, but for tests.
 	segmentEvery time.Duration
 	stopped      chan struct{} // closed when Run's context has ended
@@ -143,6 +149,10 @@ func New(o Options) (*Exporter, error) {
 	if err != nil {
 		return nil, err
 	}
+	files, err := newNodeFiles(o, o.Kube)
+	if err != nil {
+		return nil, err
+	}
 	if err := checkSpool(o.Spool); err != nil {
 		return nil, err
 	}
@@ -158,9 +168,10 @@ func New(o Options) (*Exporter, error) {
 		kube: kube, source: podlog.Source{Pods: logs.CoreV1()}, bucket: o.Bucket, spool: spool, unlock: unlock,
 		cluster: o.Cluster, version: o.Version, policy: string(o.Capture), compression: o.Compression,
 		encoders: bundle.NewEncoders(runtime.GOMAXPROCS(0)), opts: o, log: o.Log,
-		queue:    newQueue(orDefault(o.Follows, defaultFollows), orDefault(o.LiveFollows, defaultLiveFollows), orDefault(o.Reads, defaultReads)),
-		rate:     newRate(o.ReadRate),
-		rotateAt: orDefault(o.RotateAt, cautiousRotateAt), stopped: make(chan struct{}), segmentEvery: segmentEvery,
+		queue:     newQueue(orDefault(o.Follows, defaultFollows), orDefault(o.LiveFollows, defaultLiveFollows), orDefault(o.Reads, defaultReads)),
+		nodeFiles: files,
+		rate:      newRate(o.ReadRate),
+		rotateAt:  orDefault(o.RotateAt, cautiousRotateAt), stopped: make(chan struct{}), segmentEvery: segmentEvery,
 	}
 	perNode := orDefault(o.NodeFollows, defaultNodeFollows)
 	e.nodes = &nodes{open: make(map[string]int), live: perNode, most: max(perNode, dyingFollows)}

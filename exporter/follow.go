@@ -72,6 +72,11 @@ func (c *capture) streamed(ctx context.Context, ended, ok bool) {
 	}
 	switch m := c.awaitEnd(ctx, wait); {
 	case c.gone, m.podGone, ended:
+		if ended { // the node is asked at once: files outlive their container by 0.6 s
+			c.consult(ctx)
+		} else {
+			c.salvage(ctx)
+		}
 		c.awaitEnd(ctx, statusWait) // for the exit code
 		c.seal(ctx)
 	case m.ended():

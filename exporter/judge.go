@@ -56,6 +56,8 @@ func (c *capture) judgeHead(m moment) bundle.Part {
 		return bundle.Part{State: bundle.Proven, Evidence: []string{evidence}}
 	}
 	switch {
+	case c.node != nil && c.node.Head:
+		return bundle.Part{State: bundle.Proven, Evidence: c.node.Evidence}
 	case !witness.IsZero() && !witness.Equal(first):
 		return bundle.Part{
 			State: bundle.Lost, Cause: bundle.CauseRotated, After: utc(witness), Before: utc(first),
@@ -78,6 +80,12 @@ func (c *capture) judgeHead(m moment) bundle.Part {
 // without reading the old one to its end.
 func (c *capture) judgeMiddle() bundle.Part {
 	switch {
+	case c.node != nil && c.node.Malformed > 0 && c.middle.State != bundle.Lost:
+		return bundle.Part{State: bundle.Unproven, Cause: bundle.CauseKubeletError, Evidence: c.node.Evidence}
+	case c.node != nil && !c.node.Middle && c.middle.State != bundle.Lost:
+		return bundle.Part{State: bundle.Unproven, Cause: bundle.CauseRotated, Evidence: c.node.Evidence}
+	case c.node != nil:
+		return c.middle
 	case c.middle.State == bundle.Lost || !c.followed || !c.rotatable():
 		return c.middle
 	case c.aligned:

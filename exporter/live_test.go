@@ -156,3 +156,26 @@ func TestLiveBeyondTheNodesLimit(t *testing.T) {
 		}
 	}
 }
+
+// The status tells of a restart only after the stream was opened again, and brought the successor's
+// log: nothing of it gets into the log of the run before.
+func TestLiveLateStatus(t *testing.T) {
+	w := newWorld(t)
+	pod, c := w.pod("late")
+	w.kube.SetPod(pod)
+	w.start(live)
+	w.until("a stream", func() bool { return len(w.kube.Requests("follow=true")) > 0 })
+	c.Print(time.Now(), "mine\n")
+	c.Exit()
+	exit(pod, 1)
+	<-time.After(1200 * time.Millisecond) // the successor begins in a later second than this run ended
+	c.Restart()
+	restart(pod, c)
+	c.Print(time.Now(), "my successor's\n")
+	w.until("a second stream", func() bool { return len(w.kube.Requests("follow=true")) > 1 })
+	w.kube.SetPod(pod)
+	rec := w.await(1)[0]
+	if got := w.text(rec); !strings.HasSuffix(got, " mine\n") || rec.Lines != 1 || rec.Verdict.Middle.State != bundle.Proven {
+		t.Errorf("log %q, verdict %+v", got, rec.Verdict)
+	}
+}

@@ -37,8 +37,13 @@ func (c *capture) read(ctx context.Context) {
 		return
 	}
 	if m.slot == slotNone || m.podGone {
+		c.salvage(ctx)
 		c.gone = true
 		c.seal(ctx)
+		return
+	}
+	if c.e.nodeFiles != nil && c.e.nodeFiles.prefer && !c.consulted && c.fetch(ctx) == nil {
+		c.nextClosing()
 		return
 	}
 	c.asked = m.slot
@@ -115,8 +120,18 @@ func (c *capture) readEnd(ctx context.Context) {
 		return
 	}
 	defer body.Close() //nolint:errcheck // a body that was read to its end
+	c.log.RefuseHoles = c.followed && !c.certain
 	res, err := c.log.Read(stalled(body))
 	c.note("closing", res, err)
+	if errors.Is(err, podlog.ErrHole) {
+		if t := m.term; t != nil && res.HoleBefore.After(t.FinishedAt.Add(time.Second)) {
+			c.tail.Evidence = []string{"the container restarted before the closing read"}
+			return
+		}
+		c.makeCertain(ctx)
+		c.readEnd(ctx)
+		return
+	}
 	c.joined(res)
 	switch {
 	case err != nil || res.TextKind != podlog.TextNone:
@@ -131,7 +146,7 @@ func (c *capture) readEnd(ctx context.Context) {
 
 // take makes one read that brings log text. It returns whether the body was read to a clean end.
 func (c *capture) take(ctx context.Context, method string, req podlog.Request) (podlog.Result, bool) {
-	c.tail, c.aligned = bundle.Part{}, false // whatever was proven before, there is more to come
+	c.tail, c.aligned, c.node = bundle.Part{}, false, nil // whatever was proven before, there is more to come
 	c.followed = c.followed || req.Follow
 	if c.run.now().podGone {
 		c.gone = true // whatever has the name now is another pod
@@ -152,8 +167,14 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 	}
 	defer body.Close() //nolint:errcheck // the read's own error is the one that counts
 	c.nodeAway, c.heard = false, time.Now()
+	c.log.RefuseHoles = c.log.Bytes() > 0 && !c.certain && !c.run.now().dying
 	res, err := c.log.Read(watched(body))
 	c.note(method, res, err)
+	if errors.Is(err, podlog.ErrHole) {
+		c.makeCertain(ctx)
+		return res, false
+	}
+	c.certain = false
 	c.joined(res)
 	var werr *podlog.WriteError
 	switch {
@@ -177,6 +198,15 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 	c.refused = 0
 	c.served = true
 	return res, true
+}
+
+// makeCertain looks whether the run still has the slot that is asked for, after a read that did not
+// continue what is held. If the container has restarted, the status will say so in a moment, and the
+// read was the successor's. If not, lines are missing: the next read may leave a hole.
+func (c *capture) makeCertain(ctx context.Context) {
+	c.awaitEnd(ctx, endWait)
+	c.seePod(ctx)
+	c.certain = true
 }
 
 // goneOrRetry handles a kubelet that cannot find the run's log at all. While the status still shows

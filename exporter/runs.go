@@ -113,7 +113,7 @@ func slim(obj any) (any, error) {
 		ObjectMeta: metav1.ObjectMeta{
 			Name: pod.Name, Namespace: pod.Namespace, UID: pod.UID, ResourceVersion: pod.ResourceVersion,
 			Labels: pod.Labels, OwnerReferences: pod.OwnerReferences, CreationTimestamp: pod.CreationTimestamp,
-			DeletionTimestamp: pod.DeletionTimestamp,
+			DeletionTimestamp: pod.DeletionTimestamp, Annotations: slimAnnotations(pod.Annotations),
 		},
 		Spec: corev1.PodSpec{NodeName: pod.Spec.NodeName, RestartPolicy: pod.Spec.RestartPolicy},
 		Status: corev1.PodStatus{
@@ -127,6 +127,17 @@ func slim(obj any) (any, error) {
 		s.Spec.InitContainers = append(s.Spec.InitContainers, corev1.Container{Name: c.Name, RestartPolicy: c.RestartPolicy})
 	}
 	return s, nil
+}
+
+// staticUID is the annotation that holds the UID under which the kubelet knows a static pod; the API
+// knows it by its mirror's.
+const staticUID = "kubernetes.io/config.hash"
+
+func slimAnnotations(in map[string]string) map[string]string {
+	if uid, ok := in[staticUID]; ok {
+		return map[string]string{staticUID: uid}
+	}
+	return nil
 }
 
 func slimStatuses(in []corev1.ContainerStatus) []corev1.ContainerStatus {

@@ -40,6 +40,7 @@ func (c *capture) seal(ctx context.Context) {
 		}
 	}
 	c.drop()
+	c.consult(ctx)
 	rec := c.record(m, c.running)
 	rec.Verdict = c.judge(m)
 	key, err := c.commit(rec)
@@ -160,6 +161,9 @@ func (c *capture) record(m moment, running bool) *bundle.Record {
 	c.notes.Lock()
 	defer c.notes.Unlock()
 	rec.Capture.Reads, rec.Capture.KubeletErrors = slices.Clone(c.reads), slices.Clone(c.texts)
+	if c.node != nil && c.node.Stdout+c.node.Stderr > 0 {
+		rec.Capture.StdoutLines, rec.Capture.StderrLines = &c.node.Stdout, &c.node.Stderr
+	}
 	if c.object != nil {
 		rec.PodObject = podJSON(c.object)
 	}

@@ -60,7 +60,7 @@ func newCluster(t *testing.T) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cluster{t: t, node: n, config: config, kube: kube, namespace: strings.ToLower(fmt.Sprintf("%s-%x", t.Name(), time.Now().UnixNano()&0xffffff))}
+	c := &cluster{t: t, node: n, config: config, kube: kube, namespace: strings.ToLower(fmt.Sprintf("%s-%x", strings.ReplaceAll(t.Name(), "/", "-"), time.Now().UnixNano()&0xffffff))}
 	if _, err := kube.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: c.namespace}}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -181,14 +181,30 @@ func (c *cluster) export(bucket sink.Bucket) *timed {
 	return c.exportTo(c.config, bucket, testLog{c.t}, 0)
 }
 
+// exportWith runs an exporter with other options into a directory.
+func (c *cluster) exportWith(change func(*exporter.Options)) *timed {
+	c.t.Helper()
+	dir, err := sink.OpenDir(c.t.TempDir())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return c.start(dir, exporter.Options{Kube: c.config, Log: slog.New(slog.NewTextHandler(testLog{c.t}, nil))}, change)
+}
+
 // exportTo does so under another configuration, with the exporter's own log in w. A grace of 0 is the default.
 func (c *cluster) exportTo(config *rest.Config, bucket sink.Bucket, w io.Writer, grace time.Duration) *timed {
 	c.t.Helper()
+	return c.start(bucket, exporter.Options{Kube: config, Grace: grace, Log: slog.New(slog.NewTextHandler(w, nil))}, nil)
+}
+
+func (c *cluster) start(bucket sink.Bucket, o exporter.Options, change func(*exporter.Options)) *timed {
+	c.t.Helper()
 	b := &timed{Bucket: bucket, times: make(map[string]time.Time), puts: make(map[string]int)}
-	e, err := exporter.New(exporter.Options{
-		Kube: config, Bucket: b, Spool: c.t.TempDir(), Cluster: "test", Namespaces: []string{c.namespace},
-		Version: "test", Grace: grace, Log: slog.New(slog.NewTextHandler(w, nil)),
-	})
+	o.Bucket, o.Spool, o.Cluster, o.Namespaces, o.Version = b, c.t.TempDir(), "test", []string{c.namespace}, "test"
+	if change != nil {
+		change(&o)
+	}
+	e, err := exporter.New(o)
 	if err != nil {
 		c.t.Fatal(err)
 	}

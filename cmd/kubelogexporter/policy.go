@@ -5,6 +5,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/kubelogexporter/kubelogexporter/exporter"
+	"github.com/kubelogexporter/kubelogexporter/exporter/nodelog"
 )
 
 // minReadRate is the least rate that makes sense, in bytes per second.
@@ -15,6 +16,8 @@ type policyFlags struct {
 	capture     string
 	rotateAt    string
 	nodeFollows int
+	nodeLogs    string
+	kubelets    nodelog.Options
 	bytesPerSec string
 }
 
@@ -24,7 +27,13 @@ func (p *policyFlags) register(cmd *cobra.Command) {
 	f.StringVar(&p.rotateAt, "container-log-max-size", "1Mi", "the smallest containerLogMaxSize of the cluster's kubelets, whose default is 10Mi: a log that was streamed counts as complete without further proof only below it")
 	f.IntVar(&p.nodeFollows, "follows-per-node", 32, "streams of running containers on one node; each takes one inotify instance there. Logs beyond are read every few seconds")
 	f.StringVar(&p.bytesPerSec, "read-rate", "0", "bytes of log per second to read at most, such as 50Mi; 0 is no limit. Pods that are being deleted are never held up")
+	f.StringVar(&p.nodeLogs, "node-logs", "off", "use the kubelets' own log files: off; recover, for what the API cannot give; prefer, wherever there are some. Needs the right to get nodes/log, which opens all of /var/log on the nodes")
+	f.StringVar(&p.kubelets.CAFile, "kubelet-ca", "", "`file` with the authority that signs the kubelets' certificates (default: the cluster's)")
+	f.BoolVar(&p.kubelets.InsecureSkipVerify, "kubelet-insecure-skip-verify", false, "do not check the kubelets' certificates: whoever answers at a node's address gets the exporter's token")
+	f.IntVar(&p.kubelets.Port, "kubelet-port", 10250, "port of the kubelets")
+	f.IntVar(&p.kubelets.MaxFiles, "container-log-max-files", 5, "the kubelets' containerLogMaxFiles: fewer files on a node prove that none was removed")
 	complete(cmd, "capture", words("final", "live"))
+	complete(cmd, "node-logs", words("off", "recover", "prefer"))
 }
 
 func (p *policyFlags) apply(o *exporter.Options) error {
@@ -33,6 +42,12 @@ func (p *policyFlags) apply(o *exporter.Options) error {
 		o.Capture = exporter.Capture(p.capture)
 	default:
 		return usagef("--capture: %q is neither final nor live", p.capture)
+	}
+	switch p.nodeLogs {
+	case "off", "recover", "prefer":
+		o.NodeLogs, o.Kubelets = exporter.NodeLogs(p.nodeLogs), p.kubelets
+	default:
+		return usagef("--node-logs: %q is neither off, recover nor prefer", p.nodeLogs)
 	}
 	var err error
 	if o.RotateAt, err = parseSize("container-log-max-size", p.rotateAt); err != nil {

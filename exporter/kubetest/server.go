@@ -4,8 +4,10 @@ package kubetest
 
 import (
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -29,8 +31,11 @@ type Server struct {
 	mu       sync.Mutex
 	rv       int
 	pods     map[string]*corev1.Pod // namespace/name
+	history  []event                // since oldest, for watches that begin at a resource version
+	oldest   int                    // watches from before this resource version get 410
 	watchers map[chan event]string  // → namespace, empty for all
 	logs     map[string]LogHandler
+	next     []Trap // for the log requests to come
 	denied   map[string]bool
 	requests []string
 	closed   chan struct{}
@@ -39,13 +44,26 @@ type Server struct {
 // LogHandler answers one request for a container's log.
 type LogHandler func(w http.ResponseWriter, r *http.Request)
 
+// event is what a watcher is told. One without a kind ends the watch.
 type event struct {
-	kind   string
-	object any
+	kind      string
+	object    any
+	namespace string
+	rv        int
 }
 
 // New starts a server that ends with the test.
-func New(t testing.TB) *Server {
+func New(t testing.TB) *Server { return start(t, (*httptest.Server).Start) }
+
+// NewHTTP2 starts one that speaks HTTP/2 over TLS, as API servers do.
+func NewHTTP2(t testing.TB) *Server {
+	return start(t, func(h *httptest.Server) {
+		h.EnableHTTP2 = true
+		h.StartTLS()
+	})
+}
+
+func start(t testing.TB, begin func(*httptest.Server)) *Server {
 	s := &Server{
 		pods: make(map[string]*corev1.Pod), watchers: make(map[chan event]string),
 		logs: make(map[string]LogHandler), denied: make(map[string]bool), closed: make(chan struct{}),
@@ -58,7 +76,9 @@ func New(t testing.TB) *Server {
 	mux.HandleFunc("GET /api/v1/namespaces/{namespace}/pods/{name}/log", s.serveLog)
 	mux.HandleFunc("POST /apis/authorization.k8s.io/v1/selfsubjectaccessreviews", s.serveAccess)
 	mux.HandleFunc("POST /apis/authentication.k8s.io/v1/selfsubjectreviews", s.serveSelf)
-	s.http = httptest.NewServer(mux)
+	s.http = httptest.NewUnstartedServer(mux)
+	s.http.Config.ErrorLog = log.New(io.Discard, "", 0) // of connections that were cut on purpose
+	begin(s.http)
 	t.Cleanup(func() {
 		close(s.closed)
 		s.http.CloseClientConnections()
@@ -68,12 +88,23 @@ func New(t testing.TB) *Server {
 }
 
 // Config tells a client how to reach the server.
-func (s *Server) Config() *rest.Config { return &rest.Config{Host: s.http.URL} }
+func (s *Server) Config() *rest.Config {
+	c := &rest.Config{Host: s.http.URL}
+	if cert := s.http.Certificate(); cert != nil {
+		c.CAData = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})
+	}
+	return c
+}
 
 // SetPod stores a copy of the pod, as created or changed, and tells the watchers.
 func (s *Server) SetPod(pod *corev1.Pod) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.tell(s.store(pod))
+}
+
+// store keeps a copy of the pod and returns what there is to tell of it. The lock is held.
+func (s *Server) store(pod *corev1.Pod) event {
 	pod = pod.DeepCopy()
 	pod.APIVersion, pod.Kind = "v1", "Pod"
 	key := pod.Namespace + "/" + pod.Name
@@ -84,28 +115,36 @@ func (s *Server) SetPod(pod *corev1.Pod) {
 	s.rv++
 	pod.ResourceVersion = strconv.Itoa(s.rv)
 	s.pods[key] = pod
-	s.tell(pod.Namespace, event{kind, pod})
+	return event{kind, pod, pod.Namespace, s.rv}
 }
 
 // DeletePod removes the pod object and tells the watchers.
 func (s *Server) DeletePod(namespace, name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if e, ok := s.remove(namespace, name); ok {
+		s.tell(e)
+	}
+}
+
+// remove forgets a pod and returns what there is to tell of it. The lock is held.
+func (s *Server) remove(namespace, name string) (event, bool) {
 	key := namespace + "/" + name
 	pod := s.pods[key]
 	if pod == nil {
-		return
+		return event{}, false
 	}
 	delete(s.pods, key)
 	s.rv++
 	pod = pod.DeepCopy()
 	pod.ResourceVersion = strconv.Itoa(s.rv)
-	s.tell(namespace, event{"DELETED", pod})
+	return event{"DELETED", pod, namespace, s.rv}, true
 }
 
-func (s *Server) tell(namespace string, e event) {
+func (s *Server) tell(e event) {
+	s.history = append(s.history, e)
 	for ch, ns := range s.watchers {
-		if ns == "" || ns == namespace {
+		if ns == "" || ns == e.namespace {
 			ch <- e
 		}
 	}
@@ -215,63 +254,20 @@ func (s *Server) serveLog(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	key := r.PathValue("namespace") + "/" + r.PathValue("name")
 	pod, h := s.pods[key], s.logs[key+"/"+r.URL.Query().Get("container")]
+	var trap Trap
+	if pod != nil && h != nil && len(s.next) > 0 {
+		trap, s.next = s.next[0], s.next[1:]
+	}
 	s.mu.Unlock()
 	if pod == nil || h == nil {
 		notFound(w, r)
 		return
 	}
 	w.Header().Set("Content-Type", "text/plain")
+	if trap != nil {
+		h = trap(h)
+	}
 	h(w, r)
-}
-
-// watch streams events, beginning with what there is if the client asks for that.
-func (s *Server) watch(w http.ResponseWriter, r *http.Request, namespace string) {
-	ch := make(chan event, 1<<16)
-	var first []event
-	s.mu.Lock()
-	if r.URL.Query().Get("sendInitialEvents") == "true" {
-		for _, pod := range s.pods {
-			if namespace == "" || pod.Namespace == namespace {
-				first = append(first, event{"ADDED", pod})
-			}
-		}
-		end := &corev1.Pod{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}}
-		end.ResourceVersion = strconv.Itoa(s.rv)
-		end.Annotations = map[string]string{metav1.InitialEventsAnnotationKey: "true"}
-		first = append(first, event{"BOOKMARK", end})
-	}
-	s.watchers[ch] = namespace
-	s.mu.Unlock()
-	defer func() {
-		s.mu.Lock()
-		delete(s.watchers, ch)
-		s.mu.Unlock()
-	}()
-	w.Header().Set("Content-Type", "application/json")
-	enc := json.NewEncoder(w)
-	send := func(e event) bool {
-		err := enc.Encode(map[string]any{"type": e.kind, "object": e.object})
-		Flush(w)
-		return err == nil
-	}
-	Flush(w)
-	for _, e := range first {
-		if !send(e) {
-			return
-		}
-	}
-	for {
-		select {
-		case e := <-ch:
-			if !send(e) {
-				return
-			}
-		case <-r.Context().Done():
-			return
-		case <-s.closed:
-			return
-		}
-	}
 }
 
 func (s *Server) serveAccess(w http.ResponseWriter, r *http.Request) {

@@ -23,6 +23,9 @@ func (j *joiner) begin(p []byte) error {
 	default:
 		j.place(m, p)
 	}
+	if j.refused() {
+		return ErrHole
+	}
 	if j.cur.resumed {
 		j.cur.skip = j.log.open.n
 	}
@@ -35,19 +38,19 @@ func (j *joiner) begin(p []byte) error {
 // place finds where a line of the read stands in what is held.
 func (j *joiner) place(m mark, p []byte) {
 	l := j.log
-	if j.seen == 1 && l.lines > 0 && m.prefix == l.first.prefix {
-		j.aligned = true
+	if j.from != nil {
+		j.after++
 	}
 	keep := j.candidates[:0]
 	for _, c := range j.candidates {
-		if c == l.lines || l.at(c).prefix == m.prefix {
-			keep = append(keep, c)
+		if at, ok := j.reach(c, m); ok && (len(keep) == 0 || keep[len(keep)-1] != at) {
+			keep = append(keep, at)
 		}
 	}
 	broken := len(j.candidates) > 0 && len(keep) == 0
 	if j.candidates = keep; len(keep) > 0 {
 		if keep[0] == l.lines { // every complete line matched: this one continues the open line
-			j.join(p)
+			j.join(m, p)
 		}
 		return
 	}
@@ -58,67 +61,149 @@ func (j *joiner) place(m mark, p []byte) {
 		j.hole(m) // a shorter overlap was complete, and a longer one has failed after it
 		return
 	}
-	if at := j.byPrefix[m.prefix]; len(at) > 0 {
-		if j.aligned && j.res.Missed == 0 && !slices.Contains(at, j.seen-1) {
-			j.missed(m) // the same file from its first line on, and yet another number of lines up to here
-		}
-		j.candidates = append(j.candidates, at...)
+	j.anchor(m)
+	if at := j.byPrefix[m.prefix]; len(at) > 0 && !j.older(m) {
+		j.found(m, at)
 		return
 	}
-	if _, _, stamped := bundle.ParseStamp(l.open.prefix); stamped && bytes.HasPrefix(p, l.open.prefix[:min(len(p), len(l.open.prefix))]) {
-		j.join(p)
+	if l.opensWith(p) {
+		j.join(m, p)
 		return
 	}
 	j.unplaced(m, broken)
 }
 
+// anchor notes that the read has come to an anchor, from which on its lines are counted and hashed.
+func (j *joiner) anchor(m mark) {
+	if j.from != nil || j.placed || j.res.Missed > 0 {
+		return
+	}
+	if a := j.log.anchorAt(m.prefix); a != nil {
+		j.from, j.chain = a, a.chain
+		if a.index == 0 && j.seen > 1 && j.res.First.UnixNano() != m.stamp {
+			j.missed(m) // there are lines before the first one held
+		}
+	}
+}
+
+// older says whether a line stands before those that are remembered one by one, by the number of lines
+// since the anchor. A line in the ring that is younger than the ring's first line shows that it does not.
+func (j *joiner) older(m mark) bool {
+	l := j.log
+	start := l.ringStart()
+	return j.from != nil && j.from.index+j.after < start && m.stamp <= l.at(start).stamp
+}
+
+// found takes up the places in the ring where a line may stand. Before it the read may have shown where
+// that must be: so many lines after an anchor, or at the ring's beginning after lines too old for it.
+func (j *joiner) found(m mark, at []int64) {
+	l := j.log
+	expected := int64(-1)
+	switch {
+	case j.placed || j.res.Missed > 0:
+	case j.from != nil:
+		expected = max(j.from.index+j.after, l.ringStart())
+		if expected != j.from.index+j.after {
+			j.missed(m) // the same lines so far, and yet another number of them
+			expected = -1
+		}
+	case j.res.Unchecked > 0:
+		expected = l.ringStart()
+	}
+	j.placed = true
+	if expected >= 0 {
+		if i, ok := j.reach(expected, m); ok && i < l.lines {
+			at = []int64{i}
+		} else {
+			j.missed(m)
+		}
+	}
+	j.candidates = append(j.candidates, at...)
+}
+
+// reach returns where the next line of the read stands if it continues at a place in the log. Held lines
+// that the read need not contain are passed over.
+func (j *joiner) reach(at int64, m mark) (int64, bool) {
+	l := j.log
+	from := at
+	for ; at < l.lines && l.at(at).prefix != m.prefix; at++ {
+		if !j.filtered(l.at(at)) {
+			return 0, false
+		}
+	}
+	for i := from; i < at; i++ {
+		j.skipped = max(j.skipped, l.at(i).stamp)
+	}
+	return at, true
+}
+
+// filtered says whether a held line is older than any whole second that the read can have asked for:
+// where stamps are out of order, sinceTime leaves out lines in the middle. Not of a read that begins with
+// the first line held.
+func (j *joiner) filtered(m mark) bool {
+	if j.from != nil && j.from.index == 0 && j.after == j.seen-1 {
+		return false
+	}
+	return m.stamp != 0 && m.stamp < j.oldest/second*second
+}
+
 // join marks that the overlap was followed to its end; the line that begins now continues the open
 // line, if there is one, and is new otherwise.
-func (j *joiner) join(p []byte) {
+func (j *joiner) join(m mark, p []byte) {
 	o := &j.log.open
 	if n := int64(len(p)); o.n > 0 {
 		same := false
 		if n >= o.n {
 			same = xxhash.Sum64(p[:o.n]) == o.digest.Sum64()
 		} else {
-			same = p[n-1] != '\n' && bytes.HasPrefix(p, o.prefix)
+			known := min(len(p), len(o.prefix))
+			same = p[n-1] != '\n' && bytes.Equal(p[:known], o.prefix[:known])
 		}
 		if !same {
-			j.hole(j.cur.mark) // it looked like the open line's continuation and is another line
+			j.hole(m) // it looked like the open line's continuation and is another line
 			return
 		}
 		j.cur.resumed = true
 	}
-	j.res.Aligned = j.isAligned(j.seen - 1)
-	j.res.Join = JoinExact
-	j.appending = true
+	j.joined(m, j.seen-1)
 	j.cur.write = true
 }
 
-// isAligned says whether the first n lines of the read are all the complete lines that are held.
-func (j *joiner) isAligned(n int64) bool {
-	return n == j.log.lines && (j.aligned || n == 0) && j.chain == j.log.chain
+// joined marks that the first n lines of the read led to the end of the complete lines held.
+func (j *joiner) joined(m mark, n int64) {
+	l := j.log
+	switch {
+	case j.skipped > 0:
+	case j.from == nil:
+		j.res.Aligned = l.lines == 0 && n == 0
+	case j.chain == l.chain:
+		j.res.Aligned = j.from.index == 0 && n == l.lines
+	case j.res.Missed == 0:
+		j.missed(m) // from the anchor on, something is not the same
+	}
+	j.res.Join = JoinExact
+	j.appending = true
 }
 
 // unplaced handles a line that is not among the remembered ones: an older one, one that was missed,
 // unless that is counted already, or the first line after a hole.
 func (j *joiner) unplaced(m mark, counted bool) {
 	l := j.log
-	var ringStamp int64
-	if start := l.ringStart(); start < l.lines {
-		ringStamp = l.at(start).stamp
-	}
 	last := int64(0)
 	if !l.lastStamp.IsZero() {
 		last = l.lastStamp.UnixNano()
 	}
+	oldest := last // of the ring; clocks can be set back
+	if start := l.ringStart(); start < l.lines {
+		oldest = min(last, l.at(start).stamp)
+	}
 	switch {
 	case m.stamp == 0 && j.res.Last.IsZero():
 		// the rest of a long line that sinceTime cut: the kubelet prints its later parts without a stamp
-	case j.aligned && j.seen <= l.ringStart():
-		// the same file from the same first line: still before the lines that are remembered
-	case m.stamp != 0 && m.stamp <= ringStamp && l.ringStart() > 0:
-		// older than the lines that are remembered
+	case j.from != nil && j.from.index+j.after < l.ringStart():
+		// before the lines that are remembered; the hash has it
+	case m.stamp != 0 && m.stamp <= oldest && l.ringStart() > 0 && !j.placed:
+		j.res.Unchecked++
 	case m.stamp != 0 && m.stamp <= last:
 		if !counted {
 			j.missed(m)
@@ -129,11 +214,14 @@ func (j *joiner) unplaced(m mark, counted bool) {
 }
 
 func (j *joiner) missed(m mark) {
-	if j.res.Missed++; j.res.Missed == 1 {
+	if j.res.Missed++; j.res.Missed == 1 && m.stamp != 0 {
 		j.res.HoleBefore = time.Unix(0, m.stamp).UTC()
 	}
 	j.res.HoleAfter = j.res.HoleBefore
 }
+
+// refused says whether the read must end here, with nothing of it taken.
+func (j *joiner) refused() bool { return j.log.RefuseHoles && j.res.Join == JoinHole }
 
 // hole gives up looking for an overlap: this line and all after it are taken as new.
 func (j *joiner) hole(m mark) {
@@ -164,6 +252,9 @@ func (j *joiner) more(p []byte) error {
 			// The open line was another one: what follows cannot be told apart from a hole.
 			j.res.Join, j.res.Aligned = JoinHole, false
 			j.res.HoleAfter = j.log.lastStamp
+			if j.refused() {
+				return ErrHole
+			}
 		}
 	}
 	if !c.write {
@@ -190,7 +281,14 @@ func (j *joiner) more(p []byte) error {
 func (j *joiner) closeOpen() error {
 	o := &j.log.open
 	_, _ = o.digest.Write([]byte{'\n'})
-	j.log.hold(mark{prefix: xxhash.Sum64(o.prefix), full: o.digest.Sum64()})
+	if len(o.prefix) < prefixSize {
+		o.prefix = append(o.prefix, '\n')
+	}
+	m := mark{prefix: xxhash.Sum64(o.prefix), full: o.digest.Sum64()}
+	if t, _, stamped := bundle.ParseStamp(o.prefix); stamped {
+		m.stamp = t.UnixNano()
+	}
+	j.log.hold(m, o.n+1)
 	*o = openLine{}
 	return j.log.write([]byte{'\n'})
 }
@@ -203,9 +301,17 @@ func (j *joiner) finish(p []byte) error {
 	j.inLine = false
 	c := &j.cur
 	full := c.digest.Sum64()
+	if c.resumed && !c.checked { // the line ends before what is held of it
+		j.res.Join, j.res.Aligned = JoinHole, false
+		j.res.HoleAfter = j.log.lastStamp
+		if j.refused() {
+			return ErrHole
+		}
+		return j.closeOpen()
+	}
 	if c.write {
 		c.mark.full = full
-		j.log.hold(c.mark)
+		j.log.hold(c.mark, c.n)
 		j.log.open = openLine{}
 		return nil
 	}
@@ -225,15 +331,13 @@ func (j *joiner) finish(p []byte) error {
 		return nil
 	}
 	// Of several overlaps that fit, the longest counts: of two equal lines, both may be held.
-	alive := slices.DeleteFunc(j.candidates, func(at int64) bool { return at == l.lines })
+	alive := slices.DeleteFunc(slices.Clone(j.candidates), func(at int64) bool { return at == l.lines })
 	switch {
 	case len(alive) == len(keep):
 	case len(alive) > 0:
 		j.candidates, j.parked = alive, true
 	default: // the last line held: all after it is new
-		j.res.Aligned = j.isAligned(j.seen)
-		j.res.Join = JoinExact
-		j.appending = true
+		j.joined(c.mark, j.seen)
 	}
 	return nil
 }
@@ -242,7 +346,11 @@ func (j *joiner) finish(p []byte) error {
 func (j *joiner) leaveOpen() error {
 	j.inLine = false
 	c := &j.cur
-	if !c.write || (c.resumed && !c.checked) {
+	if c.resumed && !c.checked {
+		j.short = true // it ended before the end of what is held
+		return nil
+	}
+	if !c.write {
 		return nil
 	}
 	o := &j.log.open

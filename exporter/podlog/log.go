@@ -2,8 +2,10 @@ package podlog
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -21,10 +23,14 @@ const (
 	// prefixSize is how much of a line decides whether it is one that is already held. The rest of a
 	// longer line is checked when it has passed.
 	prefixSize = 4 << 10
-	// ringSize is how many of the last held lines are remembered for joining: an overlap of one
-	// second of sinceTime, at 1,000 lines a second, in 24 KiB for each log.
+	// ringSize is how many of the last held lines are remembered one by one, in 24 KiB for each log.
 	ringSize = 1024
+	// anchorCount is how many of the last seconds' first lines are remembered. A read with sinceTime
+	// begins with such a line, and there may be more lines in a second than the ring holds.
+	anchorCount = 32
 )
+
+const second = int64(time.Second)
 
 // Join says how a read met what was held before.
 type Join string
@@ -34,7 +40,7 @@ const (
 	JoinFirst Join = "first" // nothing was held
 	JoinExact Join = "exact" // the overlap was found and followed to the last byte held
 	JoinHole  Join = "hole"  // the read began after what was held: lines may be missing between
-	JoinShort Join = "short" // the read ended before it reached the last byte held
+	JoinShort Join = "short" // the read ended before it reached the last byte held, or was cut within a stamp
 	JoinEmpty Join = "empty" // the read held nothing
 )
 
@@ -43,8 +49,11 @@ type Result struct {
 	Bytes    int64 // of the body, as received
 	Appended int64 // bytes that were new
 	Join     Join
-	// Missed counts lines of this read that lie inside what is held and yet were not held.
+	// Missed counts the places inside what is held where this read and what is held differ.
 	Missed int64
+	// Unchecked counts lines of this read that lie inside what is held, as far as their stamps tell,
+	// and that are too old to be compared with it.
+	Unchecked int64
 	// HoleAfter and HoleBefore are the stamps around the hole of a JoinHole or of missed lines.
 	HoleAfter, HoleBefore time.Time
 	// First and Last are the stamps of the first and the last stamped line of the body.
@@ -55,14 +64,22 @@ type Result struct {
 	// Own: the error text names this log's own container.
 	Own bool
 	// Aligned: the read began with the first line held, and all of its lines up to the last byte held
-	// were those that are held, in order and number. So no line between is missing on either side.
+	// were those that are held, in order and number. So no line between is missing on either side. All
+	// of the text is compared, by a hash that goes along with it.
 	Aligned bool
 }
+
+// ErrHole is why a read was given up that does not continue what is held, see Log.RefuseHoles.
+var ErrHole = errors.New("the read does not continue what is held")
 
 // Log is the text of one container run, put together from any number of reads that overlap.
 // It writes each byte once, in order, to the writer it was made with, and remembers only marks of
 // the last lines. It is not safe for concurrent use.
 type Log struct {
+	// RefuseHoles makes a read end with ErrHole, and leaves nothing of it, where lines may be missing
+	// between what is held and the read: it may be another run's.
+	RefuseHoles bool
+
 	w           io.Writer
 	containerID string
 
@@ -70,26 +87,17 @@ type Log struct {
 	bytes int64  // bytes held
 	chain uint64 // of the hashes of all complete lines held, see chained
 	ring  []mark // marks of the last complete lines: line i is ring[i%ringSize]
-	first mark
+	// first is the first line held, anchors are the first lines of the last seconds.
+	first   anchor
+	anchors []anchor
 	// open is the unterminated last line, which a later read may continue.
 	open openLine
 
 	firstStamp, lastStamp time.Time
-	firstSecond           int64 // bytes held when a line came that is more than a second younger than the first
+	heldStamp             int64 // of the last complete stamped line
+	firstSecond           int64 // bytes of the complete lines before the first that is more than a second younger than the first
 	pastFirst             bool  // there was one
 	buf                   []byte
-}
-
-// mark stands for a line that was written.
-type mark struct {
-	prefix, full uint64 // of at most prefixSize bytes, and of the whole line with its newline
-	stamp        int64  // Unix nanoseconds, 0 without a stamp
-}
-
-type openLine struct {
-	n      int64
-	digest xxhash.Digest // of its n bytes
-	prefix []byte        // its first prefixSize bytes at most
 }
 
 // New returns an empty log that writes to w. The container ID, with or without its scheme, is used
@@ -115,12 +123,14 @@ func (l *Log) First() time.Time { return l.firstStamp }
 // Last returns the stamp of the last stamped line held.
 func (l *Log) Last() time.Time { return l.lastStamp }
 
-// FirstSecond returns how many bytes are held of the second that began with the first stamp held, give
-// or take a buffer: it tells who writes at full speed.
-func (l *Log) FirstSecond() int64 { return l.firstSecond }
-
-// chained adds the hash of the next line to that of all lines before it. Order and number count.
-func chained(chain, line uint64) uint64 { return chain*0x9E3779B97F4A7C15 + line + 1 }
+// FirstSecond returns how many bytes are held of the second that began with the first stamp held: of
+// all lines before the first one that is younger. It tells who writes at full speed.
+func (l *Log) FirstSecond() int64 {
+	if l.pastFirst {
+		return l.firstSecond
+	}
+	return l.firstSecond + l.open.n
+}
 
 // WriteError wraps a failure of the writer, to tell it from a failure of the body that is read.
 type WriteError struct{ Err error }
@@ -140,8 +150,9 @@ func (l *Log) Read(body io.Reader) (Result, error) {
 		j.index()
 	}
 	err := l.scan(body, &j)
-	if !j.appending && j.res.Bytes > int64(len(j.res.Text)) {
-		j.res.Join = JoinShort
+	short := j.short || !j.appending && j.res.Bytes > int64(len(j.res.Text))
+	if short && j.res.Join != JoinHole {
+		j.res.Join, j.res.Aligned = JoinShort, false
 	}
 	return j.res, err
 }
@@ -188,10 +199,18 @@ type joiner struct {
 
 	byPrefix   map[uint64][]int64 // where lines with this prefix stand in the ring
 	candidates []int64            // positions in the log that the next line of the read may be
-	seen       int64              // lines of this read so far
+	placed     bool               // a line of the read was found in the ring
 	parked     bool               // a shorter overlap than those in candidates was complete
-	aligned    bool               // the read began with the very first line held
-	chain      uint64             // of the complete lines of this read, until it reaches what is new
+	seen       int64              // lines of this read so far
+	oldest     int64              // the oldest stamp of this read so far
+	skipped    int64              // the youngest stamp of the lines held that the read need not contain, see filtered
+	short      bool               // the body ended within a stamp, or before the end of what is held
+
+	// from is the anchor that the read was found to pass, if any; chain goes on from there with the
+	// read's complete lines until it reaches what is new.
+	from  *anchor
+	after int64 // lines of the read after the anchor's
+	chain uint64
 
 	// the line in progress, when it does not fit the buffer
 	inLine bool
@@ -217,16 +236,11 @@ func (j *joiner) index() {
 	}
 }
 
-func (l *Log) ringStart() int64 { return max(0, l.lines-ringSize) }
-func (l *Log) at(i int64) mark  { return l.ring[i%ringSize] }
 func (l *Log) write(p []byte) error {
 	if len(p) == 0 {
 		return nil
 	}
 	l.bytes += int64(len(p))
-	if !l.pastFirst {
-		l.firstSecond += int64(len(p))
-	}
 	if _, err := l.w.Write(p); err != nil {
 		return &WriteError{err}
 	}
@@ -263,7 +277,7 @@ func (j *joiner) appendLines(block []byte) error {
 	j.started()
 	for rest := block; len(rest) > 0; {
 		end := bytes.IndexByte(rest, '\n') + 1
-		j.log.hold(j.markLine(rest[:end]))
+		j.log.hold(j.markLine(rest[:end]), int64(end))
 		rest = rest[end:]
 	}
 	j.res.Appended += int64(len(block))
@@ -286,38 +300,17 @@ func (j *joiner) markLine(line []byte) mark {
 	if t, _, ok := bundle.ParseStamp(line); ok {
 		m.stamp = t.UnixNano()
 		if j.res.First.IsZero() {
-			j.res.First = t
+			j.res.First, j.oldest = t, m.stamp
+		}
+		j.oldest = min(j.oldest, m.stamp)
+		if j.skipped != 0 && j.skipped >= j.oldest/second*second {
+			j.skipped = 0
+			j.missed(m) // the read should have had those lines after all
 		}
 		j.res.Last = t
 	}
 	j.seen++
 	return m
-}
-
-// hold remembers a complete line that was written.
-func (l *Log) hold(m mark) {
-	if l.lines == 0 {
-		l.first = m
-	}
-	if len(l.ring) < ringSize {
-		l.ring = append(l.ring, m)
-	} else {
-		l.ring[l.lines%ringSize] = m
-	}
-	l.lines++
-	l.chain = chained(l.chain, m.full)
-	l.noteStamp(m.stamp)
-}
-
-func (l *Log) noteStamp(ns int64) {
-	if ns == 0 {
-		return
-	}
-	l.lastStamp = time.Unix(0, ns).UTC()
-	if l.firstStamp.IsZero() {
-		l.firstStamp = l.lastStamp
-	}
-	l.pastFirst = l.pastFirst || l.lastStamp.Sub(l.firstStamp) > time.Second
 }
 
 // piece takes a part of a line that is longer than the buffer.
@@ -366,11 +359,37 @@ func partOfStamp(p []byte) bool {
 	return true
 }
 
+// within says whether a line that was cut may be one of the complete lines held. Then it cannot be
+// compared, because only hashes of whole lines are left of them.
+func (j *joiner) within(p []byte) bool {
+	l := j.log
+	atOpen := slices.Contains(j.candidates, l.lines)
+	if j.appending || atOpen && len(j.candidates) == 1 {
+		return false
+	}
+	t, _, stamped := bundle.ParseStamp(p)
+	switch {
+	case !stamped, slices.ContainsFunc(l.ring, func(m mark) bool { return m.stamp == t.UnixNano() }):
+		return true
+	case atOpen, l.opensWith(p):
+		return false
+	}
+	return !t.After(l.lastStamp) || j.from != nil && j.from.index+j.after+1 < l.ringStart()
+}
+
 // last takes an unterminated last line, or the last part of one.
 func (j *joiner) last(p []byte) error {
 	if !j.inLine {
-		if len(p) == 0 || partOfStamp(p) {
-			return nil // nothing of the line itself, and too little to know the line by
+		if len(p) == 0 {
+			return nil
+		}
+		if partOfStamp(p) { // nothing of the line itself, and too little to know the line by
+			j.short = true
+			return nil
+		}
+		if j.within(p) {
+			j.short = true
+			return nil
 		}
 		if err := j.begin(p); err != nil {
 			return err

@@ -190,3 +190,36 @@ func TestBrokenBody(t *testing.T) {
 type full struct{}
 
 func (full) Write([]byte) (int, error) { return 0, errors.New("no space left on device") }
+
+// A read that does not continue what is held leaves nothing of itself if holes are refused.
+func TestRefuseHoles(t *testing.T) {
+	const held = "2026-01-02T03:04:05.000000001Z a\n2026-01-02T03:04:05.000000002Z b\n"
+	for name, tt := range map[string]struct{ first, second, want string }{
+		"another run's":       {held, "2026-01-02T03:05:00.000000001Z x\n2026-01-02T03:05:00.000000002Z y\n", ""},
+		"an open line's heir": {held + "2026-01-02T03:04:06.000000001Z half", "2026-01-02T03:04:06.000000001Z half and more\n", " and more\n"},
+		"no heir":             {held + "2026-01-02T03:04:06.000000001Z half", "2026-01-02T03:04:07.000000001Z other\n", ""},
+		"an overlap":          {held, "2026-01-02T03:04:05.000000002Z b\n2026-01-02T03:05:00.000000002Z y\n", "2026-01-02T03:05:00.000000002Z y\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var b strings.Builder
+			l := New(&b, "")
+			if _, err := l.Read(strings.NewReader(tt.first)); err != nil {
+				t.Fatal(err)
+			}
+			l.RefuseHoles = true
+			_, err := l.Read(strings.NewReader(tt.second))
+			if refused := errors.Is(err, ErrHole); refused != (tt.want == "") {
+				t.Errorf("error %v", err)
+			}
+			if got := strings.TrimPrefix(b.String(), tt.first); got != tt.want {
+				t.Errorf("appended %q, want %q", got, tt.want)
+			}
+			l.RefuseHoles = false
+			if tt.want == "" {
+				if res, err := l.Read(strings.NewReader(tt.second)); err != nil || res.Join != JoinHole {
+					t.Errorf("accepted afterwards: %+v, %v", res, err)
+				}
+			}
+		})
+	}
+}

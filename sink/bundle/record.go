@@ -198,6 +198,10 @@ type Capture struct {
 	Policy          string `json:"policy"` // final, live or sweep; export for a one-off
 	// Reads are the requests that were made, in order.
 	Reads []Read `json:"reads,omitempty"`
+	// StdoutLines and StderrLines count the lines of each stream. They are known only if the node's own
+	// files were read: the API mixes the streams.
+	StdoutLines *int64 `json:"stdoutLines,omitempty"`
+	StderrLines *int64 `json:"stderrLines,omitempty"`
 	// KubeletErrors are the error texts that the kubelet sent inside log bodies. They are not part of the log.
 	KubeletErrors []string `json:"kubeletErrors,omitempty"`
 }
@@ -205,7 +209,7 @@ type Capture struct {
 // Read is one request for the log.
 type Read struct {
 	Time     time.Time `json:"time"`
-	Method   string    `json:"method"` // follow, get, previous, tail
+	Method   string    `json:"method"` // follow, get, previous, poll, closing, node
 	RawBytes int64     `json:"rawBytes"`
 	Result   string    `json:"result"` // ok, or the error
 }

@@ -1,0 +1,158 @@
+package exporter
+
+import (
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kubelogexporter/kubelogexporter/exporter/kubetest"
+	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
+)
+
+// node is a kubelet that serves files, beside a world's API server.
+type node struct {
+	t    *testing.T
+	kube *kubetest.Kubelet
+	dir  string
+}
+
+func newNode(t *testing.T) *node {
+	dir := t.TempDir()
+	return &node{t: t, kube: kubetest.NewKubelet(t, dir), dir: dir}
+}
+
+// use lets an exporter use the node's files.
+func (n *node) use(mode NodeLogs) func(*Options) {
+	return func(o *Options) {
+		o.NodeLogs = mode
+		o.Kube.BearerToken = kubetest.KubeletToken
+		o.Kubelets.CAFile, o.Kubelets.Port = n.kube.CAFile(), n.kube.Port()
+	}
+}
+
+// write puts a file of a run on the node, as the runtime writes it.
+func (n *node) write(pod *corev1.Pod, name string, at time.Time, lines ...string) {
+	n.t.Helper()
+	pod.Status.HostIP = "127.0.0.1"
+	dir := n.runs(pod)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		n.t.Fatal(err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, name), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	defer f.Close() //nolint:errcheck // a test
+	for i, line := range lines {
+		if _, err := f.WriteString(kubetest.Stamp(at.Add(time.Duration(i)*time.Microsecond)) + " stdout F " + line + "\n"); err != nil {
+			n.t.Fatal(err)
+		}
+	}
+}
+
+func (n *node) runs(pod *corev1.Pod) string {
+	return filepath.Join(n.dir, "pods", pod.Namespace+"_"+pod.Name+"_"+string(pod.UID), "app")
+}
+
+// ended makes a pod whose container has written a, which was rotated, and b, and has ended.
+func (n *node) ended(w *world, name string) *corev1.Pod {
+	pod, c := w.pod(name)
+	at := time.Now()
+	n.write(pod, "0.log.20260102-030405", at, "a")
+	n.write(pod, "0.log", at.Add(time.Millisecond), "b")
+	c.Print(at.Add(time.Millisecond), "b\n")
+	c.Exit()
+	exit(pod, 1)
+	return pod
+}
+
+func words(text string) string {
+	var all []string
+	for line := range strings.Lines(text) {
+		_, word, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		all = append(all, word)
+	}
+	return strings.Join(all, " ")
+}
+
+// What the kubelet has rotated away from the API is read from its files, and the whole is complete.
+func TestNodeFiles(t *testing.T) {
+	for _, mode := range []NodeLogs{NodeLogsOff, NodeLogsRecover, NodeLogsPrefer} {
+		t.Run(string(mode), func(t *testing.T) {
+			w, n := newWorld(t), newNode(t)
+			pod := n.ended(w, "rotated")
+			pod.Status.ContainerStatuses[0].State.Terminated.StartedAt.Time = time.Now().Add(-time.Hour) // so that the API proves no head
+			w.kube.SetPod(pod)
+			w.start(n.use(mode))
+			rec := w.await(1)[0]
+			want := "a b"
+			if mode == NodeLogsOff {
+				want = "b"
+			}
+			if got := words(w.text(rec)); got != want || rec.Verdict.Complete != (mode != NodeLogsOff) {
+				t.Errorf("log %q, verdict %+v, reads %+v", got, rec.Verdict, rec.Capture.Reads)
+			}
+			if mode != NodeLogsOff && *rec.Capture.StdoutLines != 2 {
+				t.Errorf("%d lines of stdout", *rec.Capture.StdoutLines)
+			}
+		})
+	}
+}
+
+// The files of a pod that was deleted by force are read until they vanish.
+func TestForceDeletedFromFiles(t *testing.T) {
+	w, n := newWorld(t), newNode(t)
+	pod, _ := w.pod("forced")
+	n.write(pod, "0.log", time.Now(), "one")
+	w.kube.SetPod(pod)
+	e := w.start(n.use(NodeLogsRecover))
+	w.until("the pod is seen", func() bool { return e.Ready() == nil && len(w.kube.Requests("limitBytes")) > 0 })
+	w.kube.DeletePod(pod.Namespace, pod.Name)
+	<-time.After(300 * time.Millisecond)
+	n.write(pod, "0.log", time.Now(), "two")
+	<-time.After(500 * time.Millisecond)
+	if err := os.RemoveAll(n.runs(pod)); err != nil {
+		t.Fatal(err)
+	}
+	rec := w.await(1)[0]
+	if got := words(w.text(rec)); got != "one two" || rec.Verdict.Tail.State != bundle.Unproven || rec.Verdict.Head.State != bundle.Proven {
+		t.Errorf("log %q, verdict %+v", got, rec.Verdict)
+	}
+}
+
+// A finished pod that is deleted before it could be read is read from its files.
+func TestDeletedFinishedPodFromFiles(t *testing.T) {
+	w, n := newWorld(t), newNode(t)
+	pod := n.ended(w, "finished")
+	w.kube.Log("shop", "finished", "app", func(rw http.ResponseWriter, r *http.Request) { // the pod goes while it is asked for
+		w.kube.DeletePod(pod.Namespace, pod.Name)
+		kubetest.Status(rw, http.StatusNotFound, "NotFound", "pods", "pods not found")
+	})
+	w.kube.SetPod(pod)
+	w.start(n.use(NodeLogsRecover))
+	rec := w.await(1)[0]
+	if got := words(w.text(rec)); got != "a b" {
+		t.Errorf("log %q, verdict %+v, reads %+v", got, rec.Verdict, rec.Capture.Reads)
+	}
+}
+
+// A missing right is told, with what grants it, and the API's answer is taken.
+func TestNodeFilesForbidden(t *testing.T) {
+	w, n := newWorld(t), newNode(t)
+	n.kube.Deny(http.StatusForbidden)
+	w.kube.SetPod(n.ended(w, "denied"))
+	w.start(n.use(NodeLogsPrefer))
+	rec := w.await(1)[0]
+	if got := words(w.text(rec)); got != "b" {
+		t.Errorf("log %q", got)
+	}
+	w.stop()
+	if text := w.log.String(); !strings.Contains(text, "nodes/log") {
+		t.Errorf("the missing right is not told in %q", text)
+	}
+}

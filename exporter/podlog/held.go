@@ -1,0 +1,96 @@
+package podlog
+
+import (
+	"bytes"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+
+	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
+)
+
+// mark stands for a line that was written.
+type mark struct {
+	prefix, full uint64 // of at most prefixSize bytes, and of the whole line with its newline
+	stamp        int64  // Unix nanoseconds, 0 without a stamp
+}
+
+// anchor is a line from which on a read can be compared with what is held, however much that is.
+type anchor struct {
+	prefix uint64 // of the line
+	index  int64  // its place in the log
+	chain  uint64 // of the lines before it
+}
+
+type openLine struct {
+	n      int64
+	digest xxhash.Digest // of its n bytes
+	prefix []byte        // its first prefixSize bytes at most
+}
+
+// chained adds the hash of the next line to that of all lines before it. Order and number count.
+func chained(chain, line uint64) uint64 { return chain*0x9E3779B97F4A7C15 + line + 1 }
+
+func (l *Log) ringStart() int64 { return max(0, l.lines-ringSize) }
+func (l *Log) at(i int64) mark  { return l.ring[i%ringSize] }
+
+// hold remembers a complete line of n bytes that was written.
+func (l *Log) hold(m mark, n int64) {
+	a := anchor{prefix: m.prefix, index: l.lines, chain: l.chain}
+	if l.lines == 0 {
+		l.first = a
+	}
+	if m.stamp != 0 && (l.heldStamp == 0 || m.stamp/second != l.heldStamp/second) {
+		if len(l.anchors) == anchorCount {
+			l.anchors = append(l.anchors[:0], l.anchors[1:]...)
+		}
+		l.anchors = append(l.anchors, a)
+	}
+	if m.stamp != 0 {
+		l.heldStamp = m.stamp
+	}
+	if len(l.ring) < ringSize {
+		l.ring = append(l.ring, m)
+	} else {
+		l.ring[l.lines%ringSize] = m
+	}
+	l.lines++
+	l.chain = chained(l.chain, m.full)
+	l.noteStamp(m.stamp)
+	if !l.pastFirst {
+		l.firstSecond += n
+	}
+}
+
+func (l *Log) noteStamp(ns int64) {
+	if ns == 0 {
+		return
+	}
+	l.lastStamp = time.Unix(0, ns).UTC()
+	if l.firstStamp.IsZero() {
+		l.firstStamp = l.lastStamp
+	}
+	l.pastFirst = l.pastFirst || l.lastStamp.Sub(l.firstStamp) > time.Second
+}
+
+// anchorAt returns the anchor that a line may be, the first line held before all others.
+func (l *Log) anchorAt(prefix uint64) *anchor {
+	if l.lines > 0 && l.first.prefix == prefix {
+		return &l.first
+	}
+	for i := range l.anchors {
+		if l.anchors[i].prefix == prefix {
+			return &l.anchors[i]
+		}
+	}
+	return nil
+}
+
+// opensWith says whether a line, or the beginning of one, may be the open line.
+func (l *Log) opensWith(p []byte) bool {
+	if _, _, stamped := bundle.ParseStamp(l.open.prefix); !stamped {
+		return false
+	}
+	n := min(len(p), len(l.open.prefix))
+	return bytes.Equal(p[:n], l.open.prefix[:n])
+}
