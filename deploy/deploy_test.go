@@ -63,18 +63,22 @@ func objects(t *testing.T) []runtime.Object {
 	return all
 }
 
-// The only rights granted anywhere are the few that the program needs.
+// The only rights granted anywhere are the few that the program needs; the nodes' files are for those
+// who ask for them.
 func TestLeastPrivilege(t *testing.T) {
-	want := []rbacv1.PolicyRule{
-		{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"get", "list", "watch"}},
-		{APIGroups: []string{""}, Resources: []string{"pods/log"}, Verbs: []string{"get"}},
+	want := map[string][]rbacv1.PolicyRule{
+		"kubelogexporter": {
+			{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"get", "list", "watch"}},
+			{APIGroups: []string{""}, Resources: []string{"pods/log"}, Verbs: []string{"get"}},
+		},
+		"kubelogexporter-node-logs": {{APIGroups: []string{""}, Resources: []string{"nodes/log"}, Verbs: []string{"get"}}},
 	}
 	roles, bindings := 0, 0
 	for _, obj := range objects(t) {
 		switch o := obj.(type) {
 		case *rbacv1.ClusterRole:
 			roles++
-			if !reflect.DeepEqual(o.Rules, want) {
+			if !reflect.DeepEqual(o.Rules, want[o.Name]) {
 				t.Errorf("rules %+v", o.Rules)
 			}
 			if o.AggregationRule != nil || len(o.Labels) != 0 {
@@ -84,14 +88,14 @@ func TestLeastPrivilege(t *testing.T) {
 			t.Errorf("a grant beside the ClusterRole: %+v", o)
 		case *rbacv1.ClusterRoleBinding:
 			bindings++
-			role := rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "kubelogexporter"}
+			role := rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: o.Name}
 			account := []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Name: "kubelogexporter", Namespace: "kubelogexporter"}}
 			if o.RoleRef != role || !reflect.DeepEqual(o.Subjects, account) {
 				t.Errorf("binding %+v", o)
 			}
 		}
 	}
-	if roles != 1 || bindings != 1 {
+	if roles != len(want) || bindings != len(want) {
 		t.Errorf("%d ClusterRoles, %d bindings", roles, bindings)
 	}
 }
