@@ -3,7 +3,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 GOFLAGS_STATIC = CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 
-.PHONY: help build image test quick lint demo demo-down
+.PHONY: help build image test quick lint bench demo demo-down
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ test: ## install what is missing and run everything: lint, quick tests with -rac
 
 lint: ## check style and layers (the linter is built from integration/tools)
 	@bash integration/test.sh lint
+
+bench: ## what is kept of dying pods' logs, and at what cost, beside kubectl and stern; writes BENCHMARKS.md
+	@go run ./integration/cmd/bench
 
 demo: ## a real cluster, a real bucket, dying pods, and what was archived of them
 	@go run ./integration/cmd/demo up

@@ -31,6 +31,7 @@ type capture struct {
 	held
 	kept *held // what a read brought that may be the successor's, until a read by name shows better
 
+	closings  int       // closing reads that brought more
 	refused   int       // refusals in a row
 	certain   bool      // it was looked whether a read that does not continue what is held is this run's
 	consulted bool      // the node was asked for what the API could not give
@@ -221,16 +222,22 @@ func (c *capture) drop() {
 // had says whether the kubelet served this run's log, be it an empty one.
 func (h *held) had() bool { return h.log != nil && (h.log.Bytes() > 0 || h.served) }
 
-// since is where a further read begins: the second of the last stamp held.
+// since is where a further read begins: a second before the last stamp held, because stdout and stderr
+// are stamped apart, so that a later line may have an earlier stamp.
 func (h *held) since() time.Time {
-	if h.log == nil {
+	if h.log == nil || h.log.Last().IsZero() {
 		return time.Time{}
 	}
-	return h.log.Last()
+	return h.log.Last().Add(-time.Second)
 }
 
 // joined notes a read that did not meet what was held.
 func (h *held) joined(res podlog.Result) {
+	if res.Unchecked > 0 && res.Join != podlog.JoinHole && res.Missed == 0 && h.middle.State == bundle.Proven {
+		h.middle = bundle.Part{State: bundle.Unproven, Cause: bundle.CauseJoinFailed, Evidence: []string{
+			fmt.Sprintf("%d lines of a further read were too old to be compared with what is held", res.Unchecked),
+		}}
+	}
 	if res.Join != podlog.JoinHole && res.Missed == 0 {
 		return
 	}

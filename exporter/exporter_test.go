@@ -22,6 +22,7 @@ import (
 )
 
 func TestFinishedPodThatStays(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	pod, c := w.pod("cart")
 	c.Print(time.Now(), "one\n")
@@ -58,6 +59,7 @@ func TestFinishedPodThatStays(t *testing.T) {
 
 // Every run that the kubelet still has is archived once, whatever slot it is in.
 func TestRestarts(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	pod, c := w.pod("crash")
 	w.start(nil)
@@ -84,6 +86,7 @@ func TestRestarts(t *testing.T) {
 
 // A run that restarted before it was read is read with previous, not mistaken for its successor.
 func TestRestartedBeforeRead(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	pod, c := w.pod("quick")
 	c.Print(time.Now(), "first\n")
@@ -103,6 +106,7 @@ func TestRestartedBeforeRead(t *testing.T) {
 // The container restarts between the request and the look at the status: what came is the
 // successor's log and must not be stored as the dead run's.
 func TestRestartWhileReading(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	pod, c := w.pod("swap")
 	c.Print(time.Now(), "first\n")
@@ -129,6 +133,7 @@ func TestRestartWhileReading(t *testing.T) {
 // The first crash is followed by the second at once, and the kubelet removes the first one's log between
 // the read and the closing read. The kubelet's own sentence says whose log it was, so it is kept.
 func TestRemovedBeforeClosing(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	pod, c := w.pod("instant")
 	start := time.Now()
@@ -162,6 +167,7 @@ func TestRemovedBeforeClosing(t *testing.T) {
 // The stream of a dying pod is opened at its deletionTimestamp and sees the last line, which no later
 // request can have.
 func TestGracefulDeletion(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	pod, c := w.pod("dying")
 	c.Print(time.Now(), "working\n")
@@ -196,6 +202,7 @@ func TestGracefulDeletion(t *testing.T) {
 
 // A log that is gone gives a record that says so, never an empty log or an error text as one.
 func TestLost(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	pod, c := w.pod("lost")
 	c.Print(time.Now(), "never seen\n")
@@ -215,6 +222,7 @@ func TestLost(t *testing.T) {
 
 // An empty log of a run that the kubelet vouches for is complete with no line and no object.
 func TestEmptyLog(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	pod, c := w.pod("silent")
 	c.Exit()
@@ -228,6 +236,7 @@ func TestEmptyLog(t *testing.T) {
 
 // A 403 on pods/log names the missing right and the fix, loses nothing, and ends when it is mended.
 func TestForbidden(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	pod, c := w.pod("secret")
 	c.Print(time.Now(), "line\n")
@@ -255,6 +264,7 @@ func TestForbidden(t *testing.T) {
 // What is in the spool when the exporter dies is shipped by the next one, and what was half written
 // is not.
 func TestSpoolSurvives(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	pod, c := w.pod("kept")
 	c.Print(time.Now(), "line\n")
@@ -305,6 +315,7 @@ func TestSpoolSurvives(t *testing.T) {
 
 // A directory with other things in it is not taken for a spool: what is shipped leaves the spool.
 func TestForeignDirectoryIsNoSpool(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	if err := w.bucket.Put(t.Context(), "thesis.txt", strings.NewReader("x")); err != nil {
 		t.Fatal(err)
@@ -318,6 +329,7 @@ func TestForeignDirectoryIsNoSpool(t *testing.T) {
 // A spool that fails after the log was read, and a pod that is gone by the time it works again: the
 // record says that the log is lost, not that it was empty.
 func TestSpoolFailsThenPodGone(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	pod, c := w.pod("unlucky")
 	c.Print(time.Now(), "precious\n")
@@ -330,7 +342,7 @@ func TestSpoolFailsThenPodGone(t *testing.T) {
 	if _, ok := cap1.take(t.Context(), "get", podlog.Request{}); !ok {
 		t.Fatal("the log could not be read")
 	}
-	cap1.readEnd(t.Context())
+	_ = cap1.readEnd(t.Context())
 	cap1.reset() // what a failed commit does
 	r.pod.gone = true
 	cap1.take(t.Context(), "get", podlog.Request{})
@@ -345,6 +357,7 @@ func TestSpoolFailsThenPodGone(t *testing.T) {
 
 // The stream of a dying pod is refused for a while, and then the run has ended: its log is read.
 func TestRefusedStreamThenEnd(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	pod, c := w.pod("slow")
 	c.Print(time.Now(), "words\n")
@@ -380,6 +393,7 @@ func TestRefusedStreamThenEnd(t *testing.T) {
 // The name of a deleted pod belongs to another pod by the time its log is read: the new pod's log is
 // not stored as the old one's.
 func TestNameOfAnotherPod(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	pod, c := w.pod("db-0")
 	c.Exit()
@@ -428,6 +442,7 @@ func (f *failing) tried() bool {
 
 // A one-off export takes ended runs and what running containers have written so far, and ends.
 func TestExport(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	dead, c := w.pod("dead")
 	c.Print(time.Now(), "dead\n")

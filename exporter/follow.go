@@ -17,10 +17,13 @@ const (
 	// statusWait is how long the exit code is waited for after a log's end. It comes with the pod's last
 	// status, which a busy node reports late.
 	statusWait = 10 * time.Second
+	statusLook = 100 * time.Millisecond
 	// pollLive and pollDying are the pauses between reads of a log that cannot be streamed. What is
 	// left of a container that was deleted is there for 0.6 s after its exit.
 	pollLive  = 5 * time.Second
 	pollDying = 300 * time.Millisecond
+	// streamAgain is the pause before a further stream of a dying pod.
+	streamAgain = 50 * time.Millisecond
 	// crowdedFor is how long no stream is asked for after a node had no inotify instance left.
 	crowdedFor = 30 * time.Second
 	// noWatcher is the kubelet's word for that.
@@ -77,14 +80,25 @@ func (c *capture) streamed(ctx context.Context, ended, ok bool) {
 		} else {
 			c.salvage(ctx)
 		}
-		c.awaitEnd(ctx, statusWait) // for the exit code
-		c.seal(ctx)
+		c.sealWhenTold(time.Now().Add(statusWait))(ctx)
 	case m.ended():
 		c.next(urgency(m), time.Now(), c.ended) // the log may still be there
 	case c.e.stopping() && !m.dying:
 		c.stop(ctx)
 	default:
 		c.next(c.priority(), time.Now().Add(backoff(c.refused)), c.follow)
+	}
+}
+
+// sealWhenTold is a step that seals as soon as the status tells the exit code, or at the latest then.
+// It waits on the queue, so that it takes no place from the next dying pod.
+func (c *capture) sealWhenTold(latest time.Time) func(context.Context) {
+	return func(ctx context.Context) {
+		if m := c.run.now(); m.term != nil || m.podGone || ctx.Err() != nil || time.Now().After(latest) {
+			c.seal(ctx)
+			return
+		}
+		c.next(prioClosing, time.Now().Add(statusLook), c.sealWhenTold(latest))
 	}
 }
 
@@ -116,51 +130,87 @@ func (c *capture) stop(ctx context.Context) {
 // stream follows the log. It returns whether the kubelet has ended it for the log's end.
 //
 // A clean end alone says nothing: a broken connection behind the API server looks the same. For a pod
-// that is being deleted a second stream is opened at once. For a running container it would stay open;
-// if the kubelet ends it too, with nothing new, or says that it no longer knows the container, then the
+// that is being deleted more streams are opened at once. For a running container they would stay open;
+// if the kubelet ends them too, with nothing new, or says that it no longer knows the container, then the
 // container has ended and this is the end of its log: the kubelet removes a container after its exit
 // only, and reads to the end of the file before it looks for the container (cri-client/pkg/logs
 // ReadLogs). The container of another pod may have restarted, and a second stream would be its
 // successor's; there the status must tell of the end first.
 func (c *capture) stream(ctx context.Context) (ended, ok bool) {
-	var quiet time.Duration // how long the stream before had brought nothing when it ended
-	for again := false; ; again = true {
+	var end streamEnd
+	for ctx.Err() == nil {
 		start := time.Now()
 		res, ok := c.take(ctx, "follow", podlog.Request{Follow: true, Since: c.since()})
 		switch {
 		case ok && res.TextKind == podlog.TextGone:
-			c.removed(res, again, quiet)
+			c.removed(res, end)
 			return true, true
-		case !ok || !c.run.now().dying:
+		case !ok && c.gone && end.seen():
+			c.vanished(end)
+			return true, true
+		case !ok && res.TextKind == podlog.TextRetry && end.recent():
+			// the log's file is being removed, and the container is not yet
+		case !ok, !c.run.now().dying:
 			return false, ok
-		}
-		same := res.Appended == 0 && (res.Join == podlog.JoinExact || res.Join == podlog.JoinEmpty && c.log.Bytes() == 0)
-		if again && same && time.Since(start) < endWait {
-			c.tail = bundle.Part{State: bundle.Proven, Evidence: []string{"the kubelet ended two streams in a row, the second at once and with nothing new"}}
+		case !end.seen(), res.Appended > 0, time.Since(start) > endWait, res.Join == podlog.JoinShort:
+			end = streamEnd{at: time.Now(), quiet: time.Since(c.heard)}
+		case time.Since(end.at) >= settle:
+			c.tail = bundle.Part{State: bundle.Proven, Evidence: []string{"the kubelet ended every further stream at once, with nothing new"}}
 			return true, true
 		}
-		quiet = time.Since(c.heard)
+		select {
+		case <-time.After(streamAgain):
+		case <-ctx.Done():
+		}
 	}
+	return false, false
 }
 
+// streamEnd is the first clean end of a stream after which nothing new came.
+type streamEnd struct {
+	at    time.Time
+	quiet time.Duration // how long the stream had brought nothing
+}
+
+func (s streamEnd) seen() bool   { return !s.at.IsZero() }
+func (s streamEnd) recent() bool { return s.seen() && time.Since(s.at) < endWait }
+
+// alive says whether the stream's end can be taken for the log's, and not for that of a connection
+// which had been dead for long.
+func (s streamEnd) alive() bool { return s.recent() && s.quiet < aliveWithin }
+
 // removed judges the tail of a log whose container the kubelet no longer knows.
-func (c *capture) removed(res podlog.Result, again bool, quiet time.Duration) {
-	unproven := func(evidence string) {
-		c.tail = bundle.Part{State: bundle.Unproven, Cause: bundle.CauseTailUnproven, Evidence: []string{evidence}}
-	}
+func (c *capture) removed(res podlog.Result, end streamEnd) {
 	inStream := strings.HasPrefix(res.Text, "rpc error: ") // after reading, and not in place of it
 	switch {
 	case !res.Own:
-		unproven("the kubelet's last word was about another container")
+		c.unprovenTail("the kubelet's last word was about another container")
 	case c.rotatable():
-		unproven("the container was removed before a second look, and a rotation right before its exit cannot be excluded")
-	case inStream && !again, again && res.Appended == 0 && quiet < aliveWithin:
+		c.unprovenTail("the container was removed before a second look, and a rotation right before its exit cannot be excluded")
+	case inStream && !end.seen(), res.Appended == 0 && end.alive():
 		c.tail = bundle.Part{State: bundle.Proven, Evidence: []string{
 			"the stream was open when the container was removed, and the kubelet reads to the end of the log before it looks for the container",
 		}}
 	default:
-		unproven("the stream had been silent before its end, and the container was removed before a second one")
+		c.unprovenTail("the stream had been silent before its end, and the container was removed before a second one")
 	}
+}
+
+// vanished judges the tail of a log whose pod was gone right after its stream had ended: the kubelet
+// lets a pod go when its containers have ended. The judge asks for their end besides.
+func (c *capture) vanished(end streamEnd) {
+	switch {
+	case c.rotatable():
+		c.unprovenTail("the pod was gone before a second look, and a rotation right before its end cannot be excluded")
+	case end.alive():
+		c.tail = bundle.Part{State: bundle.Proven, Evidence: []string{"the stream came to a clean end, and the pod was gone right after, with its containers ended"}}
+	default:
+		c.unprovenTail("the stream had been silent before its end, and the pod was gone before a second one")
+	}
+}
+
+func (c *capture) unprovenTail(evidence string) {
+	c.tail = bundle.Part{State: bundle.Unproven, Cause: bundle.CauseTailUnproven, Evidence: []string{evidence}}
 }
 
 // rotatable says whether the log is so long that the kubelet may have rotated it. A line on the node
@@ -195,8 +245,8 @@ func (c *capture) poll(ctx context.Context) {
 	case ctx.Err() != nil, c.e.stopping() && !m.dying:
 		c.stop(ctx)
 	case c.gone:
-		c.awaitEnd(ctx, endWait)
-		c.seal(ctx)
+		c.salvage(ctx)
+		c.sealWhenTold(time.Now().Add(statusWait))(ctx)
 	case c.run.now().ended():
 		c.ended(ctx)
 	case m.dying:

@@ -86,7 +86,7 @@ func (c *capture) judgeMiddle() bundle.Part {
 		return bundle.Part{State: bundle.Unproven, Cause: bundle.CauseRotated, Evidence: c.node.Evidence}
 	case c.node != nil:
 		return c.middle
-	case c.middle.State == bundle.Lost || !c.followed || !c.rotatable():
+	case c.middle.State != bundle.Proven || !c.followed || !c.rotatable():
 		return c.middle
 	case c.aligned:
 		return bundle.Part{State: bundle.Proven, Evidence: []string{"the whole log was read again from the same first line, and nothing else was in it"}}
@@ -131,7 +131,8 @@ func lived(r *run, m moment) time.Duration {
 // foreign says whether what was read may be another run's, so that it must not be stored as this
 // one's: the name or the slot that was asked for had moved on by the end of the reading. Then only
 // the kubelet's naming of the container or stamps can vouch for the bytes: a log that begins before
-// the second in which this run ended cannot be its successor's.
+// the second in which this run ended cannot be its successor's. Without such a move stamps say nothing:
+// a busy runtime stamps a line some seconds after its container's end.
 func (c *capture) foreign(m moment) bool {
 	if c.log == nil || c.log.Bytes() == 0 || c.own {
 		return false
@@ -140,16 +141,9 @@ func (c *capture) foreign(m moment) bool {
 	if !c.followed && !m.podGone && c.asked != m.slot {
 		moved = true
 	}
-	first := c.log.First()
-	switch {
-	case first.IsZero():
-		return moved
-	case first.Before(c.run.startedAt.Add(-time.Second)):
-		return true // older than the run: its predecessor's
-	case m.term == nil || m.term.FinishedAt.IsZero():
-		return moved
-	case first.After(m.term.FinishedAt.Add(time.Second)):
-		return true // younger than the run
+	if !moved {
+		return false
 	}
-	return moved && !first.Before(m.term.FinishedAt.Time)
+	first := c.log.First()
+	return first.IsZero() || m.term == nil || m.term.FinishedAt.IsZero() || !first.Before(m.term.FinishedAt.Time)
 }

@@ -69,6 +69,7 @@ func TestLedger(t *testing.T) {
 // What ends while no exporter runs has a record: of a pod that is gone, of a run that was replaced
 // twice, and of one that is still there.
 func TestDowntime(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	gone, _ := w.pod("gone")
 	restarted, rc := w.pod("restarted")

@@ -27,6 +27,7 @@ func (w *world) until(what string, ok func() bool) {
 
 // A log that is followed from the start survives a force deletion whole.
 func TestLiveForceDeletion(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	pod, c := w.pod("forced")
 	w.kube.SetPod(pod)
@@ -47,6 +48,7 @@ func TestLiveForceDeletion(t *testing.T) {
 
 // A container that restarts is followed run by run, and each run's log is its own.
 func TestLiveRestarts(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	pod, c := w.pod("loop")
 	w.kube.SetPod(pod)
@@ -75,6 +77,7 @@ func TestLiveRestarts(t *testing.T) {
 // A long run is stored in segments while it goes on; its record names them all, and no line is missing
 // or doubled.
 func TestLiveSegments(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	pod, c := w.pod("long")
 	w.kube.SetPod(pod)
@@ -109,6 +112,7 @@ func TestLiveSegments(t *testing.T) {
 
 // What was followed is kept when the exporter stops while the container goes on.
 func TestLiveStop(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	pod, c := w.pod("stopped")
 	w.kube.SetPod(pod)
@@ -129,6 +133,7 @@ func TestLiveStop(t *testing.T) {
 
 // Beyond the streams that a node may serve, logs are read every now and then, and nothing is missing.
 func TestLiveBeyondTheNodesLimit(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	pods := make(map[string]*corev1.Pod)
 	var logs []*kubetest.Container
@@ -160,6 +165,7 @@ func TestLiveBeyondTheNodesLimit(t *testing.T) {
 // The status tells of a restart only after the stream was opened again, and brought the successor's
 // log: nothing of it gets into the log of the run before.
 func TestLiveLateStatus(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	pod, c := w.pod("late")
 	w.kube.SetPod(pod)

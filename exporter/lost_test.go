@@ -26,6 +26,7 @@ func unreachable(rw http.ResponseWriter, _ *http.Request) {
 func TestNodeLost(t *testing.T) {
 	for name, change := range map[string]func(*Options){"final": nil, "live": live} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t)
 			pod, c := w.pod("away")
 			c.Print(time.Now(), "before\n")
@@ -53,6 +54,7 @@ func TestNodeLost(t *testing.T) {
 // A pod that the kubelet evicts has lost its containers when its status tells of it. The record says
 // so, and keeps the termination message.
 func TestEvicted(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	pod, c := w.pod("evicted")
 	w.kube.SetPod(pod)
@@ -73,6 +75,7 @@ func TestEvicted(t *testing.T) {
 
 // A kubelet that has lost sight of a container names it in the status only, not in its end.
 func TestContainerStatusUnknown(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	pod, c := w.pod("unknown")
 	c.Print(time.Now(), "words\n")
@@ -89,6 +92,7 @@ func TestContainerStatusUnknown(t *testing.T) {
 
 // Restarts between two looks give a record each, and the last one its log.
 func TestUnseenRuns(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	pod, c := w.pod("fast")
 	status := pod.Status.ContainerStatuses

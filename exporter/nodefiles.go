@@ -34,6 +34,9 @@ const (
 	salvageFor = 70 * time.Second
 	// salvageEvery is the pause between two looks at files that vanish 0.6 s after their container's exit.
 	salvageEvery = 100 * time.Millisecond
+	// salvageQuiet is after how long without anything new a container that has been told to end is taken
+	// to have ended: a pod that is deleted by force is killed after 2 s.
+	salvageQuiet = 5 * time.Second
 	// salvageTries is how often the files of a pod that is gone are asked for before they are given up:
 	// a busy kubelet may not answer at once.
 	salvageTries = 3
@@ -86,12 +89,12 @@ func (n *nodeFiles) tell(host string, err error) {
 }
 
 // fetch reads the run's files from its node, from the last second held on, and joins them with what is
-// held.
-func (c *capture) fetch(ctx context.Context) error {
+// held. It returns how many bytes were new.
+func (c *capture) fetch(ctx context.Context) (more int64, err error) {
 	m := c.run.now()
 	host := m.pod.Status.HostIP
 	if host == "" {
-		return nodelog.ErrNotFound // it never came to a node
+		return 0, nodelog.ErrNotFound // it never came to a node
 	}
 	uid := string(m.pod.UID)
 	if static := m.pod.Annotations[staticUID]; static != "" {
@@ -104,21 +107,23 @@ func (c *capture) fetch(ctx context.Context) error {
 	}, c.since())
 	if err != nil {
 		c.e.nodeFiles.tell(host, err)
-		return err
+		return 0, err
 	}
 	defer r.Close() //nolint:errcheck // the read's own error is the one that counts
 	if err := c.open(); err != nil {
-		return err
+		return 0, err
 	}
 	fresh := c.log.Bytes() == 0
 	c.log.RefuseHoles = false
 	res, err := c.log.Read(watched(r))
-	c.note("node", res, err)
+	if fresh || res.Appended > 0 || err != nil {
+		c.note("node", res, err) // and not each look that brings nothing
+	}
 	c.joined(res)
 	c.tail = bundle.Part{}
 	if err != nil {
 		c.node = nil
-		return err
+		return res.Appended, err
 	}
 	rep := r.Report()
 	late := m.term != nil && time.Since(m.term.FinishedAt.Time) > 2*time.Second
@@ -135,7 +140,7 @@ func (c *capture) fetch(ctx context.Context) error {
 		c.node = &rep
 	}
 	c.served, c.asked = true, m.slot
-	return nil
+	return res.Appended, nil
 }
 
 // consult asks the node for the whole log where the API could not give or prove it, and takes the
@@ -146,11 +151,12 @@ func (c *capture) consult(ctx context.Context) {
 	}
 	c.consulted = true
 	m := c.run.now()
-	if c.had() && c.judgeHead(m).State == bundle.Proven && c.judgeMiddle().State == bundle.Proven && c.tail.State == bundle.Proven {
+	head := c.judgeHead(m).State == bundle.Proven || c.node != nil // it was read from there, and no second read proves more
+	if c.had() && head && c.judgeMiddle().State == bundle.Proven && c.tail.State == bundle.Proven {
 		return
 	}
 	c.keep()
-	err := c.fetch(ctx)
+	_, err := c.fetch(ctx)
 	switch old := c.kept; {
 	case err == nil && (!old.had() || c.log.Bytes() >= old.log.Bytes()):
 		if old.had() && old.tail.State == bundle.Proven && old.log.Last().Equal(c.log.Last()) {
@@ -170,14 +176,18 @@ func (c *capture) salvage(ctx context.Context) {
 		return
 	}
 	c.consulted = true
-	refused := 0
+	refused, pause, fresh := 0, salvageEvery, time.Now()
 	for end := time.Now().Add(salvageFor); time.Now().Before(end); {
 		start := time.Now()
-		err := c.fetch(ctx)
+		more, err := c.fetch(ctx)
 		m := c.run.now()
 		switch {
+		case err == nil && more > 0:
+			refused, pause, fresh = 0, salvageEvery, time.Now()
+		case err == nil && time.Since(fresh) > salvageQuiet:
+			return
 		case err == nil:
-			refused = 0
+			refused, pause = 0, min(pause*5/4, 5*salvageEvery)
 		case errors.Is(err, nodelog.ErrForbidden), errors.Is(err, nodelog.ErrUntrusted), errors.Is(err, nodelog.ErrDisabled), ctx.Err() != nil:
 			return
 		default:
@@ -190,7 +200,7 @@ func (c *capture) salvage(ctx context.Context) {
 			return // nobody writes to the files any more
 		}
 		select {
-		case <-time.After(max(salvageEvery, time.Since(start))):
+		case <-time.After(max(pause, time.Since(start))):
 		case <-ctx.Done():
 		}
 	}

@@ -84,6 +84,7 @@ func words(text string) string {
 func TestNodeFiles(t *testing.T) {
 	for _, mode := range []NodeLogs{NodeLogsOff, NodeLogsRecover, NodeLogsPrefer} {
 		t.Run(string(mode), func(t *testing.T) {
+			t.Parallel()
 			w, n := newWorld(t), newNode(t)
 			pod := n.ended(w, "rotated")
 			pod.Status.ContainerStatuses[0].State.Terminated.StartedAt.Time = time.Now().Add(-time.Hour) // so that the API proves no head
@@ -106,6 +107,7 @@ func TestNodeFiles(t *testing.T) {
 
 // The files of a pod that was deleted by force are read until they vanish.
 func TestForceDeletedFromFiles(t *testing.T) {
+	t.Parallel()
 	w, n := newWorld(t), newNode(t)
 	pod, _ := w.pod("forced")
 	n.write(pod, "0.log", time.Now(), "one")
@@ -127,6 +129,7 @@ func TestForceDeletedFromFiles(t *testing.T) {
 
 // A finished pod that is deleted before it could be read is read from its files.
 func TestDeletedFinishedPodFromFiles(t *testing.T) {
+	t.Parallel()
 	w, n := newWorld(t), newNode(t)
 	pod := n.ended(w, "finished")
 	w.kube.Log("shop", "finished", "app", func(rw http.ResponseWriter, r *http.Request) { // the pod goes while it is asked for
@@ -143,6 +146,7 @@ func TestDeletedFinishedPodFromFiles(t *testing.T) {
 
 // A missing right is told, with what grants it, and the API's answer is taken.
 func TestNodeFilesForbidden(t *testing.T) {
+	t.Parallel()
 	w, n := newWorld(t), newNode(t)
 	n.kube.Deny(http.StatusForbidden)
 	w.kube.SetPod(n.ended(w, "denied"))

@@ -16,6 +16,8 @@ const (
 	// file: the runtime's copying of the last few KiB is not covered by its report of the exit. That
 	// report itself was seen late, by up to a second: the kubelet looks at its containers once a second.
 	settle = 750 * time.Millisecond
+	// maxClosings bounds the closing reads that bring more: a log that has ended has an end.
+	maxClosings = 10
 	// wholeAgain is up to which size a log that was streamed is read once more as a whole, to see that
 	// no line is missing in its middle.
 	wholeAgain = 32 << 20
@@ -42,9 +44,11 @@ func (c *capture) read(ctx context.Context) {
 		c.seal(ctx)
 		return
 	}
-	if c.e.nodeFiles != nil && c.e.nodeFiles.prefer && !c.consulted && c.fetch(ctx) == nil {
-		c.nextClosing()
-		return
+	if c.e.nodeFiles != nil && c.e.nodeFiles.prefer && !c.consulted {
+		if _, err := c.fetch(ctx); err == nil {
+			c.nextClosing()
+			return
+		}
 	}
 	c.asked = m.slot
 	method := "get"
@@ -79,9 +83,13 @@ func closingTime(m moment) time.Time {
 }
 
 // closing reads the end of the log once more and then looks whether the run is still the one that
-// was asked for.
+// was asked for. Only a read that brings nothing new proves the end.
 func (c *capture) closing(ctx context.Context) {
-	c.readEnd(ctx)
+	if c.readEnd(ctx) > 0 && ctx.Err() == nil && c.closings < maxClosings {
+		c.closings++
+		c.nextClosing()
+		return
+	}
 	c.seePod(ctx)
 	c.looked = true
 	if ctx.Err() != nil {
@@ -99,13 +107,13 @@ func (c *capture) closing(ctx context.Context) {
 }
 
 // readEnd reads on from the last second, or the whole log again if it was streamed, and judges the
-// tail by what comes.
-func (c *capture) readEnd(ctx context.Context) {
+// tail by what comes. It returns how many bytes were new.
+func (c *capture) readEnd(ctx context.Context) (more int64) {
 	m := c.run.now()
 	before := c.log.Bytes()
 	c.tail = bundle.Part{State: bundle.Unproven, Cause: bundle.CauseTailUnproven}
 	if m.podGone || m.slot == slotNone {
-		return // whatever has the name now is another
+		return 0 // whatever has the name now is another
 	}
 	req := podlog.Request{Since: c.since(), Previous: m.slot == slotPrevious}
 	if c.followed && before <= wholeAgain {
@@ -117,7 +125,7 @@ func (c *capture) readEnd(ctx context.Context) {
 	if err != nil {
 		c.note("closing", podlog.Result{}, err)
 		c.tail.Evidence = []string{"the closing read was refused: " + string(podlog.Classify(err))}
-		return
+		return 0
 	}
 	defer body.Close() //nolint:errcheck // a body that was read to its end
 	c.log.RefuseHoles = c.followed && !c.certain
@@ -126,22 +134,22 @@ func (c *capture) readEnd(ctx context.Context) {
 	if errors.Is(err, podlog.ErrHole) {
 		if t := m.term; t != nil && res.HoleBefore.After(t.FinishedAt.Add(time.Second)) {
 			c.tail.Evidence = []string{"the container restarted before the closing read"}
-			return
+			return 0
 		}
 		c.makeCertain(ctx)
-		c.readEnd(ctx)
-		return
+		return c.readEnd(ctx)
 	}
 	c.joined(res)
 	switch {
 	case err != nil || res.TextKind != podlog.TextNone:
 		c.tail.Evidence = []string{"the closing read did not end cleanly"}
-	case res.Join == podlog.JoinExact, res.Join == podlog.JoinEmpty && before == 0, res.Join == podlog.JoinFirst:
+	case res.Appended > 0:
+		c.tail.Evidence = []string{fmt.Sprintf("every closing read brought more; the last one %d bytes", res.Appended)}
+	case res.Join == podlog.JoinExact, res.Join == podlog.JoinEmpty && before == 0:
 		c.aligned = res.Aligned
-		c.tail = bundle.Part{State: bundle.Proven, Evidence: []string{
-			fmt.Sprintf("a closing read joined exactly and brought %d more bytes", res.Appended),
-		}}
+		c.tail = bundle.Part{State: bundle.Proven, Evidence: []string{"a closing read joined exactly and brought nothing new"}}
 	}
+	return res.Appended
 }
 
 // take makes one read that brings log text. It returns whether the body was read to a clean end.

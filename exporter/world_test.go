@@ -41,6 +41,7 @@ func (w *lockedWriter) Write(p []byte) (int, error) {
 	return w.w.Write(p)
 }
 
+// newWorld starts with an empty cluster.
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	bucket, err := sink.OpenDir(t.TempDir())

@@ -203,7 +203,7 @@ func TestLatency(t *testing.T) {
 			t.Fatal(err)
 		}
 		if rec.LastStamp == nil || len(rec.Capture.Reads) == 0 {
-			t.Fatalf("%s has no lines", rec.Pod.Name)
+			t.Fatalf("%s has no lines: state %+v, verdict %+v, reads %+v", rec.Pod.Name, rec.State, rec.Verdict, rec.Capture.Reads)
 		}
 		exit, read, stored := *rec.LastStamp, rec.Capture.Reads[0].Time, b.at(key.Record()) // it exits right after its only line
 		total = append(total, stored.Sub(exit))

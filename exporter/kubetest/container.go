@@ -42,11 +42,13 @@ func Stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.0000
 func (c *Container) Print(at time.Time, text string) { c.change(func() { c.print(at, text) }) }
 
 func (c *Container) print(at time.Time, text string) {
-	files := c.runs[len(c.runs)-1]
+	var b strings.Builder
 	for line := range strings.Lines(text) {
-		files[len(files)-1] += Stamp(at) + " " + line
+		b.WriteString(Stamp(at) + " " + line)
 		at = at.Add(time.Microsecond)
 	}
+	files := c.runs[len(c.runs)-1]
+	files[len(files)-1] += b.String()
 }
 
 // Rotate prints the last lines of the current file and begins a new one. Followers miss those lines, as a

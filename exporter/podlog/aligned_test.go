@@ -29,7 +29,7 @@ func without(lines []string, i, k int) []string {
 
 // Aligned vouches for every line that is held, not only for those that are remembered one by one.
 func TestAligned(t *testing.T) {
-	lines := many(3*ringSize + 9)
+	lines := many(6*ringSize + 9)
 	swapped := append([]string(nil), lines...)
 	swapped[10], swapped[11] = swapped[11], swapped[10]
 	changed := append([]string(nil), lines...)
@@ -51,7 +51,7 @@ func TestAligned(t *testing.T) {
 		"old lines in another order":    {join(swapped), join(lines), false, true},
 		"an old line is another":        {join(changed), join(lines), false, true},
 		"the first line is not held":    {join(lines[1:]), join(lines), false, true},
-		"a young line is not held":      {join(without(lines, 3*ringSize, 3*ringSize+1)), join(lines), false, true},
+		"a young line is not held":      {join(without(lines, 6*ringSize, 6*ringSize+1)), join(lines), false, true},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -70,7 +70,7 @@ func TestAligned(t *testing.T) {
 func TestOlderThanTheRing(t *testing.T) {
 	at := time.Date(2026, 11, 23, 10, 0, 0, 0, time.UTC)
 	var lines []string
-	for i := range 5 * ringSize { // 2,000 lines a second
+	for i := range 10 * ringSize { // 2,000 lines a second
 		lines = append(lines, fmt.Sprintf("%s line %d\n", at.Add(time.Duration(i)*500*time.Microsecond).Format("2006-01-02T15:04:05.000000000Z07:00"), i))
 	}
 	const from = 2000 // the first line of a second that is older than the ring

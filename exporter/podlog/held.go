@@ -2,6 +2,7 @@ package podlog
 
 import (
 	"bytes"
+	"slices"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -50,6 +51,9 @@ func (l *Log) hold(m mark, n int64) {
 		l.heldStamp = m.stamp
 	}
 	if len(l.ring) < ringSize {
+		if len(l.ring) == cap(l.ring) {
+			l.ring = slices.Grow(l.ring, min(max(16, len(l.ring)), ringSize-len(l.ring)))
+		}
 		l.ring = append(l.ring, m)
 	} else {
 		l.ring[l.lines%ringSize] = m

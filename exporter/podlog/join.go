@@ -182,7 +182,14 @@ func (j *joiner) joined(m mark, n int64) {
 		j.missed(m) // from the anchor on, something is not the same
 	}
 	j.res.Join = JoinExact
+	j.append()
+}
+
+// append takes all that comes from here on as new. A stream may go on for days: what was for finding the
+// place is given back.
+func (j *joiner) append() {
 	j.appending = true
+	j.byPrefix, j.candidates = nil, nil
 }
 
 // unplaced handles a line that is not among the remembered ones: an older one, one that was missed,
@@ -231,7 +238,7 @@ func (j *joiner) hole(m mark) {
 	if m.stamp != 0 {
 		j.res.HoleBefore = time.Unix(0, m.stamp).UTC()
 	}
-	j.appending = true
+	j.append()
 	j.cur.write = true
 }
 

@@ -14,17 +14,19 @@ import (
 )
 
 const (
-	// bufferSize is what one read of a body holds in memory. A line may be of any length; only its
-	// last holdBack bytes wait here for the end of the body.
-	bufferSize = 32 << 10
+	// bufferSize is what one read of a body holds in memory at most, and firstBuffer what it begins with:
+	// of a thousand logs that are followed, most are quiet. A line may be of any length; only its last
+	// holdBack bytes wait here for the end of the body.
+	bufferSize  = 32 << 10
+	firstBuffer = 4 << 10
 	// holdBack is more than the longest error text that can be glued to an unterminated last line:
 	// two sentences with a 64-digit container ID each.
 	holdBack = 1 << 10
 	// prefixSize is how much of a line decides whether it is one that is already held. The rest of a
 	// longer line is checked when it has passed.
 	prefixSize = 4 << 10
-	// ringSize is how many of the last held lines are remembered one by one, in 24 KiB for each log.
-	ringSize = 1024
+	// ringSize is how many of the last held lines are remembered one by one, in 12 KiB for each log.
+	ringSize = 512
 	// anchorCount is how many of the last seconds' first lines are remembered. A read with sinceTime
 	// begins with such a line, and there may be more lines in a second than the ring holds.
 	anchorCount = 32
@@ -142,7 +144,7 @@ func (e *WriteError) Unwrap() error { return e.Err }
 // as it is, with all bytes before it taken; an error of the writer is a *WriteError.
 func (l *Log) Read(body io.Reader) (Result, error) {
 	if l.buf == nil {
-		l.buf = make([]byte, bufferSize)
+		l.buf = make([]byte, firstBuffer)
 	}
 	j := joiner{log: l, appending: l.bytes == 0}
 	j.res.Join = JoinEmpty
@@ -164,20 +166,25 @@ func (l *Log) scan(body io.Reader, j *joiner) error {
 		m, err := body.Read(buf[n:])
 		j.res.Bytes += int64(m)
 		n += m
-		used := 0
+		used, full := 0, n == len(buf)
 		if end := bytes.LastIndexByte(buf[n-m:n], '\n'); end >= 0 {
 			used = n - m + end + 1
 			if werr := j.lines(buf[:used]); werr != nil {
 				return werr
 			}
 		}
-		if n-used == len(buf) { // one line fills the buffer: pass it on but for its last bytes
+		if n-used == bufferSize { // one line fills the buffer: pass it on but for its last bytes
 			used = len(buf) - holdBack
 			if werr := j.piece(buf[:used]); werr != nil {
 				return werr
 			}
 		}
-		n = copy(buf, buf[used:n])
+		from := buf[used:n]
+		if full && len(buf) < bufferSize {
+			l.buf = make([]byte, bufferSize)
+			buf = l.buf
+		}
+		n = copy(buf, from)
 		if err == nil {
 			continue
 		}

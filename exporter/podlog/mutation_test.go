@@ -334,6 +334,7 @@ func FuzzHonestReads(f *testing.F) {
 func TestFoundByMutation(t *testing.T) {
 	a, b, c, d := stamped(1, "a\n"), stamped(2, "b\n"), stamped(3, "c\n"), stamped(4, "d\n")
 	long := stamped(3, strings.Repeat("l", 3*bufferSize))
+	same, long1 := stamped(1, "same\n"), stamped(1, strings.Repeat("l", prefixSize))
 	late := stamped(2, "late, from the other stream\n")
 	tests := map[string]struct {
 		first, second string
@@ -352,6 +353,10 @@ func TestFoundByMutation(t *testing.T) {
 		"sinceTime left out a line in the middle":    {a + b + c + late, c + d, a + b + c + late + d, JoinExact, 0},
 		"and one before the last":                    {a + b + c + late + d, c + d, a + b + c + late + d, JoinExact, 0},
 		"and it was not sinceTime":                   {a + b + c + late + d, c + stamped(2, "x\n") + d, a + b + c + late + d, JoinExact, 1},
+		"and sinceTime was before that":              {a + b + c + late, c + d + stamped(2, "x\n"), a + b + c + late + d + stamped(2, "x\n"), JoinExact, 1},
+		"equal lines in the middle of a second":      {a + same + same, same + same + b, a + same + same + b, JoinExact, 0},
+		"long lines that differ at their end":        {a + long1 + "1\n" + b, long1 + "2\n" + b + c, a + long1 + "1\n" + b + c, JoinExact, 1},
+		"a long open line is another":                {a + long, a + long[:2*bufferSize] + "X" + long[2*bufferSize+1:] + "tail\n", a + long + "tail\n", JoinHole, 0},
 		"another log's lines among the held":         {a + stamped(0, "x\n") + b, a + b, a + stamped(0, "x\n") + b, JoinExact, 1},
 		"two equal lines, the second one open":       {a + b + b[:len(b)-1], a + b[:len(b)-1], a + b + b[:len(b)-1], JoinShort, 0},
 		"two equal lines, the second one open, read": {a + b + b[:len(b)-1], a + b + b + c, a + b + b + c, JoinExact, 0},
