@@ -3,7 +3,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 GOFLAGS_STATIC = CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 
-.PHONY: help build image test quick lint bench demo demo-down
+.PHONY: help build image test quick lint memory bench demo demo-down
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ test: ## install what is missing and run everything: lint, quick tests with -rac
 
 lint: ## check style and layers (the linter is built from integration/tools)
 	@bash integration/test.sh lint
+
+memory: ## the memory of 1,000 streams, a log of 5 GB and 150,000 pods; takes minutes
+	@KUBELOGEXPORTER_MEMORY=full go test -count=1 -v -timeout 30m -run '^TestMemory' ./exporter
 
 bench: ## what is kept of dying pods' logs, and at what cost, beside kubectl and stern; writes BENCHMARKS.md
 	@go run ./integration/cmd/bench

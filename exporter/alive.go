@@ -22,11 +22,12 @@ func (e *Exporter) stopping() bool {
 
 // recall takes up the ledger that an earlier process has left.
 func (e *Exporter) recall() error {
-	var err error
-	if e.ledger, e.known, err = openLedger(e.opts.Spool); err != nil {
+	l, entries, written, err := openLedger(e.opts.Spool)
+	if err != nil {
 		return err
 	}
-	for _, entry := range e.ledger.alive {
+	e.ledger, e.known = l, written
+	for _, entry := range entries {
 		e.tracker.remember(entry.run())
 	}
 	return nil
@@ -91,7 +92,7 @@ const maxLookBack = 31
 // the record may have been written right before that process ended, and its date is the run's end.
 func (e *Exporter) found(ctx context.Context, r *run, m moment) (bool, error) {
 	key := bundle.RunKey{
-		Cluster: e.cluster, Namespace: m.pod.Namespace, Pod: m.pod.Name, UID: string(m.pod.UID),
+		Cluster: e.cluster, Namespace: m.pod.namespace, Pod: m.pod.name, UID: string(m.pod.uid),
 		Container: r.id.container, Restart: r.restart, ID12: bundle.ID12(r.id.containerID),
 	}
 	now := time.Now().UTC()

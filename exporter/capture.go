@@ -166,7 +166,7 @@ func (c *capture) priority() priority {
 // request completes a request for this run's container.
 func (c *capture) request(r podlog.Request) podlog.Request {
 	pod := c.run.now().pod
-	r.Namespace, r.Pod, r.Container = pod.Namespace, pod.Name, c.run.id.container
+	r.Namespace, r.Pod, r.Container = pod.namespace, pod.name, c.run.id.container
 	return r
 }
 
@@ -178,7 +178,7 @@ func backoff(n int) time.Duration {
 
 func (c *capture) attrs(more ...any) []any {
 	pod := c.run.now().pod
-	return append([]any{"namespace", pod.Namespace, "pod", pod.Name, "container", c.run.id.container, "restart", c.run.restart}, more...)
+	return append([]any{"namespace", pod.namespace, "pod", pod.name, "container", c.run.id.container, "restart", c.run.restart}, more...)
 }
 
 // open makes the place in the spool that the log is written to.

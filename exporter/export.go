@@ -8,7 +8,6 @@ import (
 	"sync"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -102,7 +101,7 @@ func (e *Exporter) listOnce(ctx context.Context) error {
 				return fmt.Errorf("list pods: %w", err)
 			}
 			for i := range list.Items {
-				e.take(&list.Items[i])
+				e.take(infoOf(&list.Items[i]))
 			}
 			if o.Continue = list.Continue; o.Continue == "" {
 				break
@@ -112,7 +111,7 @@ func (e *Exporter) listOnce(ctx context.Context) error {
 	return nil
 }
 
-func (e *Exporter) take(pod *corev1.Pod) {
+func (e *Exporter) take(pod *podInfo) {
 	if !e.selects(pod) {
 		return
 	}
@@ -166,7 +165,7 @@ func (c *capture) snapshot(ctx context.Context) {
 func (c *capture) again(step func(context.Context)) {
 	if c.e.once && c.refused >= oneShotTries {
 		pod := c.run.now().pod
-		err := fmt.Errorf("read log of %s/%s/%s: %w", pod.Namespace, pod.Name, c.run.id.container, c.lastError())
+		err := fmt.Errorf("read log of %s/%s/%s: %w", pod.namespace, pod.name, c.run.id.container, c.lastError())
 		c.e.tally.add(func(t *tally) { t.failures = append(t.failures, err) })
 		c.reset()
 		c.finish()

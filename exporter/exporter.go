@@ -93,6 +93,8 @@ const (
 	defaultGrace       = 20 * time.Second
 	// dyingFollows is how many streams a node serves at most, those of dying pods included.
 	dyingFollows = 96
+	// maxEncoders bounds the compression that goes on at a time: each encoder holds some 10 MiB.
+	maxEncoders = 4
 	// cautiousRotateAt is far below any containerLogMaxSize that is in use.
 	cautiousRotateAt = 1 << 20
 )
@@ -167,7 +169,7 @@ func New(o Options) (*Exporter, error) {
 	e := &Exporter{
 		kube: kube, source: podlog.Source{Pods: logs.CoreV1()}, bucket: o.Bucket, spool: spool, unlock: unlock,
 		cluster: o.Cluster, version: o.Version, policy: string(o.Capture), compression: o.Compression,
-		encoders: bundle.NewEncoders(runtime.GOMAXPROCS(0)), opts: o, log: o.Log,
+		encoders: bundle.NewEncoders(min(runtime.GOMAXPROCS(0), maxEncoders)), opts: o, log: o.Log,
 		queue:     newQueue(orDefault(o.Follows, defaultFollows), orDefault(o.LiveFollows, defaultLiveFollows), orDefault(o.Reads, defaultReads)),
 		nodeFiles: files,
 		rate:      newRate(o.ReadRate),

@@ -337,7 +337,7 @@ func TestSpoolFailsThenPodGone(t *testing.T) {
 	exit(pod, 1)
 	w.kube.SetPod(pod)
 	e := w.exporter(nil)
-	r := &run{tracker: e.tracker, pod: &podState{pod: pod, runs: map[runID]*run{}}, changed: make(chan struct{}), view: views(pod)[0]}
+	r := &run{tracker: e.tracker, pod: &podState{pod: infoOf(pod)}, view: views(pod)[0]}
 	cap1 := &capture{e: e, run: r}
 	if _, ok := cap1.take(t.Context(), "get", podlog.Request{}); !ok {
 		t.Fatal("the log could not be read")

@@ -47,7 +47,7 @@ func (c *capture) follow(ctx context.Context) {
 		return
 	}
 	c.asked = slotCurrent
-	node := m.pod.Spec.NodeName
+	node := m.pod.node
 	if time.Since(c.crowded) < crowdedFor || !c.e.nodes.take(node, m.dying) {
 		c.poll(ctx)
 		return
@@ -222,12 +222,12 @@ func (c *capture) awaitEnd(ctx context.Context, d time.Duration) moment {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	for {
-		m := c.run.now()
+		m, changed := c.run.watch()
 		if m.term != nil || m.podGone {
 			return m
 		}
 		select {
-		case <-m.changed:
+		case <-changed:
 		case <-timer.C:
 			return m
 		case <-ctx.Done():

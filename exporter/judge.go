@@ -32,7 +32,7 @@ func (c *capture) judge(m moment) bundle.Verdict {
 }
 
 func (c *capture) lostCause(m moment) bundle.Cause {
-	evicted := m.pod.Status.Reason == "Evicted" || m.pod.Status.Reason == "Preempting"
+	evicted := m.pod.reason == "Evicted" || m.pod.reason == "Preempting"
 	switch {
 	case c.run.unseen:
 		return bundle.CauseUnseenRuns

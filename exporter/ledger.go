@@ -2,17 +2,17 @@ package exporter
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
@@ -32,11 +32,11 @@ const compactAt = 4096
 type ledger struct {
 	path string
 
-	mu    sync.Mutex
-	file  *os.File
-	alive map[runID]ledgerEntry
-	lines int
-	err   error // of the last write, told once
+	mu      sync.Mutex
+	file    *os.File
+	alive   map[runID]struct{}
+	lines   int
+	pending []ledgerEntry // those that could not be written yet
 }
 
 // ledgerEntry is one line: a run that was seen alive or, with Done, one that got its record.
@@ -62,25 +62,18 @@ func (l ledgerEntry) id() runID {
 	return runID{podUID: l.UID, container: l.Container, containerID: l.ContainerID}
 }
 
-func entryOf(r *run, pod *corev1.Pod) ledgerEntry {
+func entryOf(r *run, pod *podInfo) ledgerEntry {
 	return ledgerEntry{
 		UID: r.id.podUID, Container: r.id.container, ContainerID: r.id.containerID,
-		Namespace: pod.Namespace, Pod: pod.Name, Node: pod.Spec.NodeName, HostIP: pod.Status.HostIP,
-		Labels: pod.Labels, Owners: owners(pod), Type: r.kind, Image: r.image, ImageID: r.imageID,
+		Namespace: pod.namespace, Pod: pod.name, Node: pod.node, HostIP: pod.hostIP,
+		Labels: pod.labelMap(), Owners: pod.owners, Type: r.kind, Image: r.image, ImageID: r.imageID,
 		RestartCount: r.restart, StartedAt: utc(r.startedAt),
 	}
 }
 
 // run returns the pod and the run as a tracker takes them.
-func (l ledgerEntry) run() (*corev1.Pod, view) {
-	pod := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: l.Namespace, Name: l.Pod, UID: l.UID, Labels: l.Labels},
-		Spec:       corev1.PodSpec{NodeName: l.Node},
-		Status:     corev1.PodStatus{HostIP: l.HostIP},
-	}
-	for _, o := range l.Owners {
-		pod.OwnerReferences = append(pod.OwnerReferences, metav1.OwnerReference{APIVersion: o.APIVersion, Kind: o.Kind, Name: o.Name, UID: types.UID(o.UID)})
-	}
+func (l ledgerEntry) run() (*podInfo, view) {
+	pod := &podInfo{namespace: l.Namespace, name: l.Pod, uid: l.UID, labels: flat(l.Labels), owners: l.Owners, node: l.Node, hostIP: l.HostIP}
 	v := view{id: l.id(), kind: l.Type, restart: l.RestartCount, image: l.Image, imageID: l.ImageID}
 	if l.StartedAt != nil {
 		v.startedAt = *l.StartedAt
@@ -88,47 +81,65 @@ func (l ledgerEntry) run() (*corev1.Pod, view) {
 	return pod, v
 }
 
-// openLedger reads the ledger in a spool, or begins one. A last line that was cut by a crash is
-// dropped. It also returns when the ledger was last written: zero if it is new.
-func openLedger(spool string) (l *ledger, written time.Time, err error) {
-	l = &ledger{path: filepath.Join(spool, ledgerName), alive: make(map[runID]ledgerEntry)}
-	f, err := os.Open(l.path)
-	switch {
+// openLedger reads the ledger in a spool, or begins one. It returns the runs that are in it, and when
+// it was last written: zero if it is new.
+func openLedger(spool string) (l *ledger, entries []ledgerEntry, written time.Time, err error) {
+	l = &ledger{path: filepath.Join(spool, ledgerName), alive: make(map[runID]struct{})}
+	switch info, err := os.Stat(l.path); {
 	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
-		return nil, written, fmt.Errorf("open ledger: %w", err)
-	default:
-		info, serr := f.Stat()
-		err = errors.Join(serr, l.read(f), f.Close())
+		f, err := os.Create(l.path)
 		if err != nil {
-			return nil, written, fmt.Errorf("read ledger %s: %w", l.path, err)
+			return nil, nil, written, fmt.Errorf("begin ledger: %w", err)
 		}
+		l.file = f
+		return l, nil, written, nil
+	case err != nil:
+		return nil, nil, written, fmt.Errorf("open ledger: %w", err)
+	default:
 		written = info.ModTime()
 	}
-	return l, written, l.rewrite()
-}
-
-func (l *ledger) read(f *os.File) error {
-	lines := bufio.NewReader(f)
-	for {
-		line, err := lines.ReadBytes('\n')
-		if err != nil {
-			return nil //nolint:nilerr // the end, or a line that was cut
-		}
-		var e ledgerEntry
-		if json.Unmarshal(line, &e) != nil {
-			continue // damaged: the run it named is forgotten, the others are not
-		}
+	if err := eachEntry(l.path, func(e ledgerEntry) error {
 		if e.Done {
 			delete(l.alive, e.id())
 		} else {
-			l.alive[e.id()] = e
+			l.alive[e.id()] = struct{}{}
+		}
+		return nil
+	}); err != nil {
+		return nil, nil, written, err
+	}
+	return l, entries, written, l.compact(func(e ledgerEntry) { entries = append(entries, e) })
+}
+
+// eachEntry reads a ledger. A last line that was cut by a crash is dropped, and so is a damaged one: the
+// run that it named is forgotten, the others are not.
+func eachEntry(path string, do func(ledgerEntry) error) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("read ledger: %w", err)
+	}
+	defer f.Close() //nolint:errcheck // read only
+	lines := bufio.NewReader(f)
+	for {
+		line, err := lines.ReadBytes('\n')
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read ledger: %w", err)
+		}
+		var e ledgerEntry
+		if json.Unmarshal(line, &e) != nil {
+			continue
+		}
+		if err := do(e); err != nil {
+			return err
 		}
 	}
 }
 
-// rewrite writes the ledger anew, without what is done.
-func (l *ledger) rewrite() error {
+// compact writes the ledger anew, without what is done, and shows each line that stays.
+func (l *ledger) compact(show func(ledgerEntry)) error {
 	tmp := l.path + ".new"
 	f, err := os.Create(tmp) //nolint:gosec // in the spool
 	if err != nil {
@@ -136,16 +147,23 @@ func (l *ledger) rewrite() error {
 	}
 	w := bufio.NewWriter(f)
 	enc := json.NewEncoder(w)
-	for _, e := range l.alive {
-		err = errors.Join(err, enc.Encode(e))
-	}
+	kept := make(map[runID]struct{}, len(l.alive))
+	err = eachEntry(l.path, func(e ledgerEntry) error {
+		_, alive := l.alive[e.id()]
+		if _, twice := kept[e.id()]; e.Done || !alive || twice {
+			return nil
+		}
+		kept[e.id()] = struct{}{}
+		show(e)
+		return enc.Encode(e)
+	})
 	if err = errors.Join(err, w.Flush(), f.Sync(), os.Rename(tmp, l.path)); err != nil {
 		return errors.Join(fmt.Errorf("write ledger: %w", err), f.Close(), os.Remove(tmp))
 	}
 	if l.file != nil {
 		_ = l.file.Close() // replaced
 	}
-	l.file, l.lines = f, len(l.alive)
+	l.file, l.lines = f, len(kept)
 	return nil
 }
 
@@ -156,7 +174,7 @@ func (l *ledger) add(e ledgerEntry) error {
 	if _, ok := l.alive[e.id()]; ok {
 		return nil
 	}
-	l.alive[e.id()] = e
+	l.alive[e.id()] = struct{}{}
 	return l.append(e)
 }
 
@@ -171,25 +189,34 @@ func (l *ledger) done(id runID) error {
 	return l.append(ledgerEntry{Done: true, UID: id.podUID, Container: id.container, ContainerID: id.containerID})
 }
 
-// append writes a line. After a failure, on a full disk say, the whole ledger is written anew at the
-// next change, so that nothing is missing from it. The first failure is returned, further ones are not.
+// append writes a line. What a full disk, say, keeps from being written is written with the next
+// change; the first failure is returned, further ones are not.
 func (l *ledger) append(e ledgerEntry) error {
-	before := l.err
-	if l.lines++; l.err != nil || l.lines > 2*len(l.alive)+compactAt {
-		l.err = l.rewrite()
-	} else {
-		line, err := json.Marshal(e)
-		if err == nil {
-			_, err = l.file.Write(append(line, '\n'))
-		}
-		if l.err = err; err != nil {
-			l.err = fmt.Errorf("write ledger: %w", err)
+	failing := len(l.pending) > 0
+	l.pending = append(l.pending, e)
+	var lines bytes.Buffer
+	if failing {
+		lines.WriteByte('\n') // ends a line of which a part was written
+	}
+	enc := json.NewEncoder(&lines)
+	for _, e := range l.pending {
+		if err := enc.Encode(e); err != nil {
+			return fmt.Errorf("write ledger: %w", err)
 		}
 	}
-	if before != nil {
+	_, err := l.file.Write(lines.Bytes())
+	if err == nil {
+		l.lines += len(l.pending)
+		l.pending = nil
+		if l.lines > 2*len(l.alive)+compactAt {
+			return l.compact(func(ledgerEntry) {})
+		}
 		return nil
 	}
-	return l.err
+	if failing {
+		return nil
+	}
+	return fmt.Errorf("write ledger: %w", err)
 }
 
 func (l *ledger) close() error {
@@ -199,12 +226,4 @@ func (l *ledger) close() error {
 		return fmt.Errorf("close ledger: %w", err)
 	}
 	return nil
-}
-
-func owners(pod *corev1.Pod) []bundle.Owner {
-	var out []bundle.Owner
-	for _, o := range pod.OwnerReferences {
-		out = append(out, bundle.Owner{APIVersion: o.APIVersion, Kind: o.Kind, Name: o.Name, UID: string(o.UID)})
-	}
-	return out
 }

@@ -15,15 +15,17 @@ func aliveEntry(pod, containerID string) ledgerEntry {
 	return ledgerEntry{UID: "u-" + "x", Container: "app", ContainerID: id(containerID), Namespace: "shop", Pod: pod, Type: bundle.TypeContainer}
 }
 
-// A ledger outlives its process, a torn last line, a damaged line and a full disk.
+// A ledger outlives its process, a torn last line, a damaged line and a disk that is full for a while.
 func TestLedger(t *testing.T) {
 	dir := t.TempDir()
+	var entries []ledgerEntry
 	open := func() *ledger {
 		t.Helper()
-		l, _, err := openLedger(dir)
+		l, read, _, err := openLedger(dir)
 		if err != nil {
 			t.Fatal(err)
 		}
+		entries = read
 		return l
 	}
 	l := open()
@@ -39,18 +41,29 @@ func TestLedger(t *testing.T) {
 		t.Fatal(err)
 	}
 	l = open()
-	if len(l.alive) != 2 || l.alive[aliveEntry("pod", "a").id()].Pod != "pod" {
-		t.Fatalf("after a restart: %v", l.alive)
+	if len(entries) != 2 || entries[0].Pod != "pod" {
+		t.Fatalf("after a restart: %v", entries)
 	}
-	l.file.Close() //nolint:errcheck,gosec // writes must fail now
+	file := l.file
+	var err error
+	if l.file, err = os.Open(l.path); err != nil { // writes fail now
+		t.Fatal(err)
+	}
 	if err := l.add(aliveEntry("pod", "d")); err == nil {
 		t.Fatal("a failed write was not reported")
 	}
 	if err := l.add(aliveEntry("pod", "e")); err != nil {
 		t.Fatalf("the failure was reported twice: %v", err)
 	}
-	if l = open(); len(l.alive) != 4 {
-		t.Fatalf("after a failed write %d of 4 runs are left", len(l.alive))
+	if _, err := file.WriteString("{\"uid\":\"torn"); err != nil {
+		t.Fatal(err)
+	}
+	l.file = file // and work again
+	if err := l.add(aliveEntry("pod", "f")); err != nil {
+		t.Fatal(err)
+	}
+	if l = open(); len(entries) != 5 {
+		t.Fatalf("after failed writes %d of 5 runs are left", len(entries))
 	}
 	for range compactAt + 10 {
 		if err := l.done(aliveEntry("pod", "a").id()); err != nil {
@@ -63,6 +76,9 @@ func TestLedger(t *testing.T) {
 	info, err := os.Stat(filepath.Join(dir, ledgerName))
 	if err != nil || info.Size() > compactAt*200 {
 		t.Errorf("the ledger was not written anew: %d bytes, %v", info.Size(), err)
+	}
+	if open(); len(entries) != 5 {
+		t.Errorf("%d runs after it was written anew", len(entries))
 	}
 }
 

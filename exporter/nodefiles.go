@@ -92,18 +92,18 @@ func (n *nodeFiles) tell(host string, err error) {
 // held. It returns how many bytes were new.
 func (c *capture) fetch(ctx context.Context) (more int64, err error) {
 	m := c.run.now()
-	host := m.pod.Status.HostIP
+	host := m.pod.hostIP
 	if host == "" {
 		return 0, nodelog.ErrNotFound // it never came to a node
 	}
-	uid := string(m.pod.UID)
-	if static := m.pod.Annotations[staticUID]; static != "" {
+	uid := string(m.pod.uid)
+	if static := m.pod.staticUID; static != "" {
 		uid = static
 	}
 	ctx, watched, done := c.watchdog(ctx, false)
 	defer done()
 	r, err := c.e.nodeFiles.client.Open(ctx, host, nodelog.Run{
-		Namespace: m.pod.Namespace, Pod: m.pod.Name, UID: uid, Container: c.run.id.container, Restart: c.run.restart,
+		Namespace: m.pod.namespace, Pod: m.pod.name, UID: uid, Container: c.run.id.container, Restart: c.run.restart,
 	}, c.since())
 	if err != nil {
 		c.e.nodeFiles.tell(host, err)

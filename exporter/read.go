@@ -235,7 +235,7 @@ func (c *capture) refuse(ctx context.Context, err error) {
 	case podlog.RefusedNotThere:
 		c.gone = c.refused > 5
 	case podlog.RefusedForbidden:
-		c.e.access.forbidden(ctx, c.run.now().pod.Namespace, err)
+		c.e.access.forbidden(ctx, c.run.now().pod.namespace, err)
 	case podlog.RefusedForNow:
 		c.nodeAway = podlog.NodeAway(err)
 		if c.refused == 5 {

@@ -4,7 +4,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
@@ -67,8 +66,8 @@ func views(pod *corev1.Pod) []view {
 }
 
 func appendViews(vs []view, uid types.UID, kind bundle.ContainerType, s corev1.ContainerStatus) []view {
-	v := view{kind: kind, restart: s.RestartCount, image: s.Image, imageID: s.ImageID, slot: slotCurrent}
-	v.id = runID{podUID: uid, container: s.Name}
+	v := view{kind: kind, restart: s.RestartCount, image: shared(s.Image), imageID: shared(s.ImageID), slot: slotCurrent}
+	v.id = runID{podUID: uid, container: shared(s.Name)}
 	switch {
 	case s.State.Running != nil && s.ContainerID != "":
 		v.id.containerID = s.ContainerID
@@ -100,56 +99,4 @@ func (v view) ended(t *corev1.ContainerStateTerminated) view {
 	v.startedAt = t.StartedAt.Time
 	v.term = t
 	return v
-}
-
-// slim is the informer's transform: of each pod it keeps what runs are told from and what a record
-// needs when the pod is gone, about a tenth of the object. The rest is read again at capture.
-func slim(obj any) (any, error) {
-	pod, ok := obj.(*corev1.Pod)
-	if !ok {
-		return obj, nil // a DeletedFinalStateUnknown holds a pod that was slimmed before
-	}
-	s := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{
-			Name: pod.Name, Namespace: pod.Namespace, UID: pod.UID, ResourceVersion: pod.ResourceVersion,
-			Labels: pod.Labels, OwnerReferences: pod.OwnerReferences, CreationTimestamp: pod.CreationTimestamp,
-			DeletionTimestamp: pod.DeletionTimestamp, Annotations: slimAnnotations(pod.Annotations),
-		},
-		Spec: corev1.PodSpec{NodeName: pod.Spec.NodeName, RestartPolicy: pod.Spec.RestartPolicy},
-		Status: corev1.PodStatus{
-			Phase: pod.Status.Phase, Reason: pod.Status.Reason, Message: pod.Status.Message, HostIP: pod.Status.HostIP,
-			InitContainerStatuses:      slimStatuses(pod.Status.InitContainerStatuses),
-			ContainerStatuses:          slimStatuses(pod.Status.ContainerStatuses),
-			EphemeralContainerStatuses: slimStatuses(pod.Status.EphemeralContainerStatuses),
-		},
-	}
-	for _, c := range pod.Spec.InitContainers {
-		s.Spec.InitContainers = append(s.Spec.InitContainers, corev1.Container{Name: c.Name, RestartPolicy: c.RestartPolicy})
-	}
-	return s, nil
-}
-
-// staticUID is the annotation that holds the UID under which the kubelet knows a static pod; the API
-// knows it by its mirror's.
-const staticUID = "kubernetes.io/config.hash"
-
-func slimAnnotations(in map[string]string) map[string]string {
-	if uid, ok := in[staticUID]; ok {
-		return map[string]string{staticUID: uid}
-	}
-	return nil
-}
-
-func slimStatuses(in []corev1.ContainerStatus) []corev1.ContainerStatus {
-	if in == nil {
-		return nil
-	}
-	out := make([]corev1.ContainerStatus, len(in))
-	for i, s := range in {
-		out[i] = corev1.ContainerStatus{
-			Name: s.Name, State: s.State, LastTerminationState: s.LastTerminationState,
-			RestartCount: s.RestartCount, Image: s.Image, ImageID: s.ImageID, ContainerID: s.ContainerID,
-		}
-	}
-	return out
 }

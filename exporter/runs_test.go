@@ -82,7 +82,7 @@ func TestContainerTypes(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := map[string]bundle.ContainerType{"setup": bundle.TypeInit, "proxy": bundle.TypeSidecar, "app": bundle.TypeContainer, "debug": bundle.TypeEphemeral}
-	got := views(small.(*corev1.Pod)) //nolint:forcetypeassert // slim of a pod is a pod
+	got := small.(*podInfo).runs //nolint:forcetypeassert // slim of a pod is a podInfo
 	if len(got) != len(want) {
 		t.Fatalf("%d views", len(got))
 	}

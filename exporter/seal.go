@@ -112,8 +112,8 @@ var errOtherPod = errors.New("another pod has the name now")
 // kubelet serves.
 func (c *capture) seePod(ctx context.Context) {
 	known := c.run.now().pod
-	pod, err := c.e.kube.CoreV1().Pods(known.Namespace).Get(ctx, known.Name, metav1.GetOptions{})
-	if err == nil && pod.UID != known.UID {
+	pod, err := c.e.kube.CoreV1().Pods(known.namespace).Get(ctx, known.name, metav1.GetOptions{})
+	if err == nil && pod.UID != known.uid {
 		err = errOtherPod
 	}
 	c.notes.Lock()
@@ -122,8 +122,7 @@ func (c *capture) seePod(ctx context.Context) {
 	}
 	c.notes.Unlock()
 	if err == nil {
-		small, _ := slim(pod)
-		c.e.tracker.observe(small.(*corev1.Pod), false) //nolint:forcetypeassert // slim of a pod is a pod
+		c.e.tracker.observe(infoOf(pod), false)
 	}
 }
 
@@ -139,10 +138,10 @@ func (c *capture) record(m moment, running bool) *bundle.Record {
 	rec := &bundle.Record{
 		FormatVersion: bundle.FormatVersion,
 		Cluster:       c.e.cluster,
-		Namespace:     pod.Namespace,
+		Namespace:     pod.namespace,
 		Pod: bundle.Pod{
-			Name: pod.Name, UID: string(pod.UID), NodeName: pod.Spec.NodeName, Labels: pod.Labels, Owners: owners(pod),
-			Phase: string(pod.Status.Phase), Reason: pod.Status.Reason, Message: pod.Status.Message,
+			Name: pod.name, UID: string(pod.uid), NodeName: pod.node, Labels: pod.labelMap(), Owners: pod.owners,
+			Phase: string(pod.phase), Reason: pod.reason, Message: pod.message, DeletionTimestamp: pod.deletion,
 		},
 		Container: bundle.Container{
 			Name: c.run.id.container, Type: c.run.kind, Image: c.run.image, ImageID: c.run.imageID,
@@ -150,9 +149,6 @@ func (c *capture) record(m moment, running bool) *bundle.Record {
 		},
 		Objects: []bundle.Object{},
 		Capture: bundle.Capture{ExporterVersion: c.e.version, Policy: c.e.policy},
-	}
-	if t := pod.DeletionTimestamp; t != nil {
-		rec.Pod.DeletionTimestamp = utc(t.Time)
 	}
 	if c.run.unseen {
 		rec.Container.ContainerID, rec.Container.ImageID = "", ""

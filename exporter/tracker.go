@@ -1,6 +1,7 @@
 package exporter
 
 import (
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -24,13 +25,46 @@ type tracker struct {
 }
 
 type podState struct {
-	pod  *corev1.Pod // as last seen, slim
+	pod  *podInfo // as last seen, slim
 	gone bool
-	runs map[runID]*run
+	runs []*run // few, so that a list is smaller than a map
 	// counted is, for each container, the highest restart count up to which every run is accounted for.
-	counted map[string]int32
+	counted []counted
 	// remembered is true while the pod is known from the ledger only.
 	remembered bool
+}
+
+type counted struct {
+	container string
+	restart   int32
+}
+
+func (ps *podState) run(id runID) *run {
+	for _, r := range ps.runs {
+		if r.id == id {
+			return r
+		}
+	}
+	return nil
+}
+
+func (ps *podState) count(container string) (restart int32, ok bool) {
+	for _, c := range ps.counted {
+		if c.container == container {
+			return c.restart, true
+		}
+	}
+	return 0, false
+}
+
+func (ps *podState) setCount(container string, restart int32) {
+	for i := range ps.counted {
+		if ps.counted[i].container == container {
+			ps.counted[i].restart = restart
+			return
+		}
+	}
+	ps.counted = append(ps.counted, counted{container, restart})
 }
 
 // run is one container run. Its exported-looking facts (id to firstSeenDead) never change; the rest
@@ -41,26 +75,25 @@ type run struct {
 	pod           *podState
 	firstSeenDead bool // it had ended when it was first seen: somebody may have archived it before
 
-	begun   bool      // handed to work
-	hurried bool      // handed to work again, because its pod began to be deleted
-	alive   bool      // was seen alive
-	done    bool      // has its record
-	capture *capture  // the queue's, touched under the tracker's lock only by whoever hands work out
-	head    time.Time // stamp of the first line of the file, as a probe saw it; zero if it was empty
-	headOK  bool      // the log was seen empty while the run was young, so that head is where it began
-	changed chan struct{}
+	begun   bool          // handed to work
+	hurried bool          // handed to work again, because its pod began to be deleted
+	alive   bool          // was seen alive
+	done    bool          // has its record
+	capture *capture      // the queue's, touched under the tracker's lock only by whoever hands work out
+	head    time.Time     // stamp of the first line of the file, as a probe saw it; zero if it was empty
+	headOK  bool          // the log was seen empty while the run was young, so that head is where it began
+	changed chan struct{} // closed at the next change; nil if nobody waits for it
 }
 
 // moment is what is known of a run at one moment.
 type moment struct {
-	pod     *corev1.Pod
+	pod     *podInfo
 	slot    slot
 	term    *corev1.ContainerStateTerminated
 	podGone bool
 	dying   bool
 	// remembered: the run is known from the ledger of an earlier process, and its pod was not seen since.
 	remembered bool
-	changed    <-chan struct{} // closed when any of this changes
 }
 
 // ended says whether the run is known to be over, or out of reach.
@@ -71,16 +104,16 @@ func newTracker(work func(*run, priority), alive func(*run), finished func(runID
 }
 
 // observe takes a pod as the API server shows it, or shows it for the last time.
-func (t *tracker) observe(pod *corev1.Pod, deleted bool) {
+func (t *tracker) observe(pod *podInfo, deleted bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	ps := t.pods[pod.UID]
+	ps := t.pods[pod.uid]
 	if ps == nil {
 		if deleted {
 			return // never seen alive by this process: nothing is known of its runs
 		}
-		ps = newPodState()
-		t.pods[pod.UID] = ps
+		ps = &podState{}
+		t.pods[pod.uid] = ps
 		ps.countFrom(pod)
 	}
 	if ps.remembered && !deleted {
@@ -94,8 +127,8 @@ func (t *tracker) observe(pod *corev1.Pod, deleted bool) {
 	for _, r := range ps.runs {
 		r.slot = slotNone
 	}
-	for _, v := range append(views(pod), ps.unseen(pod)...) {
-		r := ps.runs[v.id]
+	for _, v := range slices.Concat(pod.runs, ps.unseen(pod)) {
+		r := ps.run(v.id)
 		if r == nil {
 			r = t.newRun(ps, v)
 		}
@@ -107,49 +140,47 @@ func (t *tracker) observe(pod *corev1.Pod, deleted bool) {
 	t.settle(ps)
 }
 
-func newPodState() *podState {
-	return &podState{runs: make(map[runID]*run), counted: make(map[string]int32)}
-}
-
 func (t *tracker) newRun(ps *podState, v view) *run {
-	r := &run{view: v, tracker: t, pod: ps, firstSeenDead: v.term != nil, changed: make(chan struct{})}
-	ps.runs[v.id] = r
+	r := &run{view: v, tracker: t, pod: ps, firstSeenDead: v.term != nil}
+	ps.runs = append(ps.runs, r)
 	return r
 }
 
 // settle tells everybody who waits for a change, hands out what has become work and drops what is done.
 func (t *tracker) settle(ps *podState) {
-	for id, r := range ps.runs {
-		close(r.changed)
-		r.changed = make(chan struct{})
+	for _, r := range slices.Clone(ps.runs) {
+		if r.changed != nil {
+			close(r.changed)
+			r.changed = nil
+		}
 		t.advance(r)
-		t.forget(ps, id, r)
+		t.forget(ps, r)
 	}
 }
 
 // countFrom begins the account of a pod that is first seen now. What a container has run before its
 // oldest visible run was over before anybody watched; a container without any run begins at 0.
-func (ps *podState) countFrom(pod *corev1.Pod) {
+func (ps *podState) countFrom(pod *podInfo) {
 	oldest := make(map[string]int32)
-	for _, v := range views(pod) {
+	for _, v := range pod.runs {
 		if n, ok := oldest[v.id.container]; !ok || v.restart < n {
 			oldest[v.id.container] = v.restart
 		}
 	}
 	for name, n := range oldest {
-		if _, ok := ps.counted[name]; !ok {
-			ps.counted[name] = n - 1
+		if _, ok := ps.count(name); !ok {
+			ps.setCount(name, n-1)
 		}
 	}
 }
 
 // unseen returns the runs that the restart count has passed over since the last look: they ended,
 // their container IDs were never shown, and each gets a record that says so.
-func (ps *podState) unseen(pod *corev1.Pod) []view {
+func (ps *podState) unseen(pod *podInfo) []view {
 	var missing []view
 	shown := make(map[string]map[int32]bool)
 	newest := make(map[string]view)
-	for _, v := range views(pod) {
+	for _, v := range pod.runs {
 		name := v.id.container
 		if shown[name] == nil {
 			shown[name] = make(map[int32]bool)
@@ -160,7 +191,7 @@ func (ps *podState) unseen(pod *corev1.Pod) []view {
 		}
 	}
 	for name, v := range newest {
-		from, ok := ps.counted[name]
+		from, ok := ps.count(name)
 		if !ok {
 			from = -1
 		}
@@ -169,18 +200,18 @@ func (ps *podState) unseen(pod *corev1.Pod) []view {
 				continue
 			}
 			missing = append(missing, view{
-				id:     runID{podUID: pod.UID, container: name, containerID: "unseen/" + strconv.Itoa(int(n))},
+				id:     runID{podUID: pod.uid, container: name, containerID: "unseen/" + strconv.Itoa(int(n))},
 				unseen: true, kind: v.kind, image: v.image, restart: n,
 			})
 		}
-		ps.counted[name] = max(from, v.restart)
+		ps.setCount(name, max(from, v.restart))
 	}
 	return missing
 }
 
 func (ps *podState) hasRun(container string, restart int32) bool {
-	for id, r := range ps.runs {
-		if id.container == container && r.restart == restart {
+	for _, r := range ps.runs {
+		if r.id.container == container && r.restart == restart {
 			return true
 		}
 	}
@@ -188,17 +219,17 @@ func (ps *podState) hasRun(container string, restart int32) bool {
 }
 
 // remember takes a run that an earlier process had seen alive and that has no record yet.
-func (t *tracker) remember(pod *corev1.Pod, v view) {
+func (t *tracker) remember(pod *podInfo, v view) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	ps := t.pods[pod.UID]
+	ps := t.pods[pod.uid]
 	if ps == nil {
-		ps = newPodState()
+		ps = &podState{}
 		ps.pod, ps.remembered = pod, true
-		t.pods[pod.UID] = ps
+		t.pods[pod.uid] = ps
 	}
-	if n, ok := ps.counted[v.id.container]; !ok || v.restart > n {
-		ps.counted[v.id.container] = v.restart
+	if n, ok := ps.count(v.id.container); !ok || v.restart > n {
+		ps.setCount(v.id.container, v.restart)
 	}
 	r := t.newRun(ps, v)
 	r.alive = true
@@ -210,7 +241,7 @@ func (t *tracker) vanished(namespace string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, ps := range t.pods {
-		if ps.remembered && (namespace == "" || namespace == ps.pod.Namespace) {
+		if ps.remembered && (namespace == "" || namespace == ps.pod.namespace) {
 			ps.gone = true
 			for _, r := range ps.runs {
 				r.slot = slotNone
@@ -222,9 +253,9 @@ func (t *tracker) vanished(namespace string) {
 
 // older compares two states of one object. Resource versions of one resource are ordered numbers
 // (KEP-5504); where they are not, the later sight counts.
-func older(a, b *corev1.Pod) bool {
-	x, xerr := strconv.ParseUint(a.ResourceVersion, 10, 64)
-	y, yerr := strconv.ParseUint(b.ResourceVersion, 10, 64)
+func older(a, b *podInfo) bool {
+	x, xerr := strconv.ParseUint(a.version, 10, 64)
+	y, yerr := strconv.ParseUint(b.version, 10, 64)
 	return xerr == nil && yerr == nil && x < y
 }
 
@@ -274,21 +305,21 @@ func urgency(m moment) priority {
 		return prioDying
 	case m.slot != slotCurrent:
 		return prioRestart
-	case m.pod.Status.Phase != corev1.PodSucceeded && m.pod.Status.Phase != corev1.PodFailed:
+	case m.pod.phase != corev1.PodSucceeded && m.pod.phase != corev1.PodFailed:
 		return prioRestart // the container may start again at any moment
-	case len(m.pod.OwnerReferences) > 0:
+	case len(m.pod.owners) > 0:
 		return prioOwned
 	}
 	return prioFinished
 }
 
 // forget drops a run that has its record and that no status will show again.
-func (t *tracker) forget(ps *podState, id runID, r *run) {
+func (t *tracker) forget(ps *podState, r *run) {
 	if r.done && (r.slot == slotNone || ps.gone) {
-		delete(ps.runs, id)
+		ps.runs = slices.DeleteFunc(ps.runs, func(other *run) bool { return other == r })
 	}
 	if ps.gone && len(ps.runs) == 0 {
-		delete(t.pods, id.podUID)
+		delete(t.pods, r.id.podUID)
 	}
 }
 
@@ -300,7 +331,7 @@ func (r *run) finish() {
 	if r.alive {
 		r.tracker.finished(r.id)
 	}
-	r.tracker.forget(r.pod, r.id, r)
+	r.tracker.forget(r.pod, r)
 }
 
 // now returns what is known of the run at this moment.
@@ -310,10 +341,20 @@ func (r *run) now() moment {
 	return r.moment()
 }
 
+// watch returns what is known of the run, and a channel that is closed at the next change of it.
+func (r *run) watch() (moment, <-chan struct{}) {
+	r.tracker.mu.Lock()
+	defer r.tracker.mu.Unlock()
+	if r.changed == nil {
+		r.changed = make(chan struct{})
+	}
+	return r.moment(), r.changed
+}
+
 func (r *run) moment() moment {
 	return moment{
 		pod: r.pod.pod, slot: r.slot, term: r.term, podGone: r.pod.gone,
-		dying: r.pod.pod.DeletionTimestamp != nil, remembered: r.pod.remembered, changed: r.changed,
+		dying: r.pod.pod.dying(), remembered: r.pod.remembered,
 	}
 }
 

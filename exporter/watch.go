@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -150,7 +149,7 @@ func (e *Exporter) watchNamespace(ctx context.Context, namespace string) {
 		if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
 			obj = gone.Obj
 		}
-		if pod, ok := obj.(*corev1.Pod); ok && (deleted || e.selects(pod) || e.tracker.knows(pod.UID)) {
+		if pod, ok := obj.(*podInfo); ok && (deleted || e.selects(pod) || e.tracker.knows(pod.uid)) {
 			e.tracker.observe(pod, deleted)
 		}
 	}
@@ -181,11 +180,11 @@ func (e *Exporter) watchNamespace(ctx context.Context, namespace string) {
 
 // selects says whether the pod is wanted. The selection is made here and not by the API server: an
 // object that leaves a server-side selector looks deleted.
-func (e *Exporter) selects(pod *corev1.Pod) bool {
-	if len(e.opts.Pods) > 0 && !slices.Contains(e.opts.Pods, pod.Name) {
+func (e *Exporter) selects(pod *podInfo) bool {
+	if len(e.opts.Pods) > 0 && !slices.Contains(e.opts.Pods, pod.name) {
 		return false
 	}
-	return e.opts.Selector == nil || e.opts.Selector.Matches(labels.Set(pod.Labels))
+	return e.opts.Selector == nil || e.opts.Selector.Matches(labels.Set(pod.labelMap()))
 }
 
 // watchOutage tells once when a watch breaks for good reasons and once when it works again.

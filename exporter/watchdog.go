@@ -42,13 +42,13 @@ func (c *capture) watchdog(ctx context.Context, follow bool) (context.Context, f
 		watch.Go(func() { c.segments(ctx) })
 	}
 	watch.Go(func() {
-		for m := c.run.now(); !m.ended(); m = c.run.now() {
+		for m, changed := c.run.watch(); !m.ended(); m, changed = c.run.watch() {
 			stopped := c.e.stopped
 			if m.dying {
 				stopped = nil // its end is near, and worth waiting for
 			}
 			select {
-			case <-m.changed:
+			case <-changed:
 			case <-stopped:
 				cut(nil)
 				return

@@ -45,6 +45,8 @@ if ! command -v zstd >/dev/null && [ -z "$left_out" ]; then
   apt-get update -q >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y -q zstd >/dev/null
 fi
 CI= KUBELOGEXPORTER_INTEGRATION= go test -race ./...
+step "what an exporter needs of memory"
+KUBELOGEXPORTER_MEMORY=1 go test -count=1 -run '^TestMemory' ./exporter
 if [ -z "$left_out" ]; then
   step "MinIO, versitygw and a real Kubernetes node (the first time builds them from source, a quarter of an hour)"
   KUBELOGEXPORTER_INTEGRATION=1 go test -p 1 -count=1 -timeout 60m ./integration/...

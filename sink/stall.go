@@ -84,6 +84,10 @@ func (s *sending) Read(p []byte) (int, error) {
 	return s.ReadCloser.Read(p)
 }
 
+// Close leaves the body open: the file in it is the caller's of Put, and minio-go's own reader must not
+// be closed here, in the transport's goroutine, because http.Client closes it too at a redirect.
+func (s *sending) Close() error { return nil }
+
 // receiving is a response's body. The time runs only while somebody waits in Read.
 type receiving struct {
 	io.ReadCloser

@@ -17,7 +17,7 @@ const (
 	// bufferSize is what one read of a body holds in memory at most, and firstBuffer what it begins with:
 	// of a thousand logs that are followed, most are quiet. A line may be of any length; only its last
 	// holdBack bytes wait here for the end of the body.
-	bufferSize  = 32 << 10
+	bufferSize  = 16 << 10
 	firstBuffer = 4 << 10
 	// holdBack is more than the longest error text that can be glued to an unterminated last line:
 	// two sentences with a 64-digit container ID each.

@@ -15,11 +15,14 @@ const (
 	// WindowSize is how far back a log object's zstd frames refer, and so what a reader needs in
 	// memory. RFC 9659 lets HTTP clients refuse more, and Trino does (trino#25142).
 	WindowSize = 8 << 20
+	// writeWindow is how far back the frames that are written here refer. Larger windows find no more in
+	// logs (measured: 8 MiB saves nothing over 1 MiB), and an encoder holds twice its window.
+	writeWindow = 2 << 20
 	// copySize is how much of a frame is in memory at a time while it is compressed.
 	copySize = 128 << 10
 )
 
-// Encoders are what LogWriters compress with. A zstd encoder holds some 20 MiB, so a program has one
+// Encoders are what LogWriters compress with. A zstd encoder holds some 10 MiB, so a program has one
 // Encoders for all its writers: no more than n frames are compressed at a time, and a writer that
 // finds all encoders busy waits in Write or Close until one is free. Between two frames a writer
 // holds no encoder. Encoders are made on first use and kept. Safe for concurrent use.
@@ -75,7 +78,7 @@ func (e *encoder) begin(w io.Writer, h hash.Hash, c Compression, size int64) (io
 		z, err := zstd.NewWriter(nil,
 			zstd.WithEncoderConcurrency(1), // no goroutines
 			zstd.WithEncoderLevel(zstd.SpeedDefault),
-			zstd.WithWindowSize(WindowSize),
+			zstd.WithWindowSize(writeWindow),
 			zstd.WithEncoderCRC(true),
 			// Otherwise frames below 256 bytes would not tell their size.
 			zstd.WithSingleSegment(true))

@@ -22,7 +22,7 @@ const (
 	// minFrameSize keeps the stamp of a line inside the frame in which the line begins.
 	minFrameSize = 64
 	// bufferSize is what a writer holds in memory. A log that is no longer never touches the scratch file.
-	bufferSize = 32 << 10
+	bufferSize = 16 << 10
 )
 
 // ScratchFile holds the text of the frame in progress: its size stands at the front of the frame, so
@@ -61,7 +61,7 @@ type Summary struct {
 }
 
 // LogWriter compresses the text of one run's log into one object or, if it is long, into several.
-// It holds 32 KiB and the beginnings of the last 20 lines, whatever the length of the log and of its
+// It holds 16 KiB and the beginnings of the last 20 lines, whatever the length of the log and of its
 // lines. Not safe for concurrent use.
 type LogWriter struct {
 	o   LogOptions

@@ -1,0 +1,89 @@
+package exporter
+
+import (
+	"slices"
+	"time"
+	"unique"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
+)
+
+// podInfo is what is kept of every pod in the cluster: what its runs are told from, and what a record
+// needs when the pod is gone. A tenth of the object, and a third of a corev1.Pod that holds no more than
+// this; the rest is read again at capture. It never changes.
+type podInfo struct {
+	namespace, name string
+	uid             types.UID
+	version         string
+	labels          []string // key, value, key, value …
+	owners          []bundle.Owner
+	deletion        *time.Time
+	node, hostIP    string
+	// staticUID is the UID under which the kubelet knows a static pod; the API knows it by its mirror's.
+	staticUID       string
+	phase           corev1.PodPhase
+	reason, message string
+	runs            []view
+}
+
+func infoOf(pod *corev1.Pod) *podInfo {
+	p := &podInfo{
+		namespace: shared(pod.Namespace), name: pod.Name, uid: pod.UID, version: pod.ResourceVersion,
+		labels: flat(pod.Labels), node: shared(pod.Spec.NodeName), hostIP: shared(pod.Status.HostIP),
+		staticUID: pod.Annotations["kubernetes.io/config.hash"],
+		phase:     corev1.PodPhase(shared(string(pod.Status.Phase))), reason: pod.Status.Reason, message: pod.Status.Message, runs: views(pod),
+	}
+	for _, o := range pod.OwnerReferences {
+		p.owners = append(p.owners, bundle.Owner{APIVersion: shared(o.APIVersion), Kind: shared(o.Kind), Name: shared(o.Name), UID: shared(string(o.UID))})
+	}
+	if t := pod.DeletionTimestamp; t != nil {
+		p.deletion = utc(t.Time)
+	}
+	return p
+}
+
+// shared returns a string that other pods have too, as far as it is in memory already: names of nodes,
+// images, labels and owners are most of what the pods of a large cluster take.
+func shared(s string) string { return unique.Make(s).Value() }
+
+// flat writes a map of labels as a list, which takes a third of the memory.
+func flat(m map[string]string) []string {
+	if len(m) == 0 {
+		return nil
+	}
+	list := make([]string, 0, 2*len(m))
+	for k, v := range m {
+		list = append(list, shared(k), shared(v))
+	}
+	return list
+}
+
+func (p *podInfo) labelMap() map[string]string {
+	if len(p.labels) == 0 {
+		return nil
+	}
+	m := make(map[string]string, len(p.labels)/2)
+	for kv := range slices.Chunk(p.labels, 2) {
+		m[kv[0]] = kv[1]
+	}
+	return m
+}
+
+func (p *podInfo) dying() bool { return p.deletion != nil }
+
+// GetObjectMeta lets an informer file the pod by its name.
+func (p *podInfo) GetObjectMeta() metav1.Object {
+	return &metav1.ObjectMeta{Namespace: p.namespace, Name: p.name, UID: p.uid, ResourceVersion: p.version}
+}
+
+// slim is the informer's transform.
+func slim(obj any) (any, error) {
+	if pod, ok := obj.(*corev1.Pod); ok {
+		return infoOf(pod), nil
+	}
+	return obj, nil // slimmed before, or a DeletedFinalStateUnknown that holds such a one
+}
