@@ -36,6 +36,7 @@ type capture struct {
 	certain   bool      // it was looked whether a read that does not continue what is held is this run's
 	consulted bool      // the node was asked for what the API could not give
 	moved     bool      // the run changed its slot under a read
+	renew     bool      // the last stream was cut because it had lasted long enough
 	followed  bool      // a stream was asked for
 	nodeAway  bool      // the last refusal came from a node that cannot be reached
 	crowded   time.Time // when the node had no stream to spare
@@ -257,9 +258,6 @@ func (c *capture) note(method string, res podlog.Result, err error) {
 	defer c.notes.Unlock()
 	if res.Text != "" && len(c.texts) < maxReads {
 		c.texts = append(c.texts, res.Text)
-	}
-	if res.Own && c.asked == slotCurrent {
-		c.own = true
 	}
 	c.e.metrics.read.WithLabelValues(method).Add(float64(res.Bytes))
 	if len(c.reads) >= maxReads {

@@ -48,7 +48,7 @@ type Options struct {
 	// Capture says when logs are read; empty means CaptureFinal.
 	Capture Capture
 	// NodeLogs says what the kubelets' own files are used for; empty means NodeLogsOff. Kubelets says how
-	// to reach them; its Config is taken from Kube.
+	// to reach them; its Config is taken from Kube, its MaxSize from RotateAt.
 	NodeLogs NodeLogs
 	Kubelets nodelog.Options
 	// Follows and Reads bound the streams of dying pods and all other reads; 0 means the default.
@@ -123,17 +123,17 @@ type Exporter struct {
 	known     time.Time     // when an earlier process last wrote the ledger; zero if there was none
 	rate      *rate.Limiter // nil is no limit
 	rotateAt  int64
-	// segmentEvery is the constant, but for tests.
-	segmentEvery time.Duration
-	stopped      chan struct{} // closed when Run's context has ended
-	ship         *shipper
-	access       *access
-	metrics      *metrics
-	once         bool // a one-off Export
-	tally        tally
-	captures     inFlight // begun and not finished
-	scoped       atomic.Bool
-	syncing      inFlight // informers that have not seen every pod yet
+	// These are the constants of the same names, but for tests.
+	segmentEvery, renewAfter time.Duration
+	stopped                  chan struct{} // closed when Run's context has ended
+	ship                     *shipper
+	access                   *access
+	metrics                  *metrics
+	once                     bool // a one-off Export
+	tally                    tally
+	captures                 inFlight // begun and not finished
+	scoped                   atomic.Bool
+	syncing                  inFlight // informers that have not seen every pod yet
 }
 
 // New checks the options, opens and locks the spool, and touches neither cluster nor bucket.
@@ -173,7 +173,7 @@ func New(o Options) (*Exporter, error) {
 		queue:     newQueue(orDefault(o.Follows, defaultFollows), orDefault(o.LiveFollows, defaultLiveFollows), orDefault(o.Reads, defaultReads)),
 		nodeFiles: files,
 		rate:      newRate(o.ReadRate),
-		rotateAt:  orDefault(o.RotateAt, cautiousRotateAt), stopped: make(chan struct{}), segmentEvery: segmentEvery,
+		rotateAt:  orDefault(o.RotateAt, cautiousRotateAt), stopped: make(chan struct{}), segmentEvery: segmentEvery, renewAfter: renewAfter,
 	}
 	perNode := orDefault(o.NodeFollows, defaultNodeFollows)
 	e.nodes = &nodes{open: make(map[string]int), live: perNode, most: max(perNode, dyingFollows)}

@@ -164,6 +164,73 @@ func TestRemovedBeforeClosing(t *testing.T) {
 	}
 }
 
+// The closing read already brings the successor's log, and the first one's is gone by then: what the
+// first read brought is kept, because it came before.
+func TestSuccessorAnswersClosing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	pod, c := w.pod("quick")
+	start := time.Now()
+	var mu sync.Mutex
+	reads := 0
+	w.kube.Log("shop", "quick", "app", func(rw http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		switch reads++; {
+		case r.URL.Query().Get("previous") == "true":
+			_, _ = io.WriteString(rw, "unable to retrieve container logs for "+c.ID(0))
+		case reads == 1:
+			_, _ = io.WriteString(rw, kubetest.Stamp(start)+" first\n")
+		default:
+			_, _ = io.WriteString(rw, kubetest.Stamp(start.Add(time.Millisecond))+" second\n")
+			if reads == 2 {
+				time.AfterFunc(200*time.Millisecond, func() { // the status comes later
+					restart(pod, c)
+					w.kube.SetPod(pod)
+				})
+			}
+		}
+	})
+	exit(pod, 1)
+	w.kube.SetPod(pod)
+	w.start(nil)
+	rec := w.await(1)[0]
+	if got := w.text(rec); !strings.HasSuffix(got, " first\n") || rec.Lines != 1 || rec.Container.RestartCount != 0 || rec.Verdict.Complete {
+		t.Errorf("restart %d, log %q, verdict %+v", rec.Container.RestartCount, got, rec.Verdict)
+	}
+}
+
+// The kubelet names the run that it has removed, and then answers with the successor's log: that the
+// first sentence named this run says nothing of what comes later.
+func TestNamedThenSucceeded(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	pod, c := w.pod("named")
+	var mu sync.Mutex
+	reads := 0
+	w.kube.Log("shop", "named", "app", func(rw http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		switch reads++; {
+		case reads == 1 || r.URL.Query().Get("previous") == "true":
+			_, _ = io.WriteString(rw, "unable to retrieve container logs for "+c.ID(0))
+		default:
+			_, _ = io.WriteString(rw, kubetest.Stamp(time.Now())+" second\n")
+			if reads == 2 {
+				restart(pod, c)
+				w.kube.SetPod(pod)
+			}
+		}
+	})
+	exit(pod, 1)
+	w.kube.SetPod(pod)
+	w.start(nil)
+	rec := w.await(1)[0]
+	if rec.Lines != 0 || rec.Verdict.Head.State != bundle.Lost || rec.Verdict.Head.Cause != bundle.CauseReplacedBeforeRead {
+		t.Errorf("log %q, verdict %+v", w.text(rec), rec.Verdict)
+	}
+}
+
 // The stream of a dying pod is opened at its deletionTimestamp and sees the last line, which no later
 // request can have.
 func TestGracefulDeletion(t *testing.T) {

@@ -16,7 +16,7 @@ const (
 	endWait = 2 * time.Second
 	// statusWait is how long the exit code is waited for after a log's end. It comes with the pod's last
 	// status, which a busy node reports late.
-	statusWait = 10 * time.Second
+	statusWait = 30 * time.Second
 	statusLook = 100 * time.Millisecond
 	// pollLive and pollDying are the pauses between reads of a log that cannot be streamed. What is
 	// left of a container that was deleted is there for 0.6 s after its exit.
@@ -142,6 +142,8 @@ func (c *capture) stream(ctx context.Context) (ended, ok bool) {
 		start := time.Now()
 		res, ok := c.take(ctx, "follow", podlog.Request{Follow: true, Since: c.since()})
 		switch {
+		case c.renew:
+			continue
 		case ok && res.TextKind == podlog.TextGone:
 			c.removed(res, end)
 			return true, true

@@ -42,7 +42,7 @@ func (c *capture) lostCause(m moment) bundle.Cause {
 		return bundle.CauseNodeLost
 	case m.podGone, m.dying, evicted:
 		return bundle.CauseDeletedBeforeRead
-	case m.slot == slotNone, len(c.reads) > 0 && c.asked == slotPrevious:
+	case m.slot != slotCurrent:
 		return bundle.CauseReplacedBeforeRead
 	}
 	return bundle.CauseKubeletError

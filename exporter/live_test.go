@@ -185,3 +185,32 @@ func TestLiveLateStatus(t *testing.T) {
 		t.Errorf("log %q, verdict %+v", got, rec.Verdict)
 	}
 }
+
+// The kubelet ends every stream after four hours, so streams are renewed before; no line is missing or
+// doubled where they meet, and none is cut.
+func TestLiveRenewal(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	pod, c := w.pod("eternal")
+	w.kube.SetPod(pod)
+	w.begin(func(e *Exporter) { e.renewAfter = 30 * time.Millisecond }, live)
+	for n := range 60 {
+		c.Print(time.Now(), fmt.Sprintf("line %d.\n", n))
+		<-time.After(5 * time.Millisecond)
+	}
+	if n := len(w.kube.Requests("follow=true")); n < 5 {
+		t.Fatalf("%d streams", n)
+	}
+	c.Exit()
+	exit(pod, 0)
+	w.kube.SetPod(pod)
+	rec := w.await(1)[0]
+	for n := range 60 {
+		if strings.Count(w.text(rec), fmt.Sprintf(" line %d.\n", n)) != 1 {
+			t.Errorf("line %d is not there once", n)
+		}
+	}
+	if rec.Lines != 60 || !rec.Verdict.Complete {
+		t.Errorf("%d lines, verdict %+v", rec.Lines, rec.Verdict)
+	}
+}

