@@ -139,9 +139,13 @@ func TestRemovedBeforeClosing(t *testing.T) {
 	start := time.Now()
 	var mu sync.Mutex
 	reads := 0
-	w.kube.Log("shop", "instant", "app", func(rw http.ResponseWriter, _ *http.Request) {
+	w.kube.Log("shop", "instant", "app", func(rw http.ResponseWriter, r *http.Request) {
 		mu.Lock()
 		defer mu.Unlock()
+		if r.URL.Query().Get("previous") == "true" && reads < 2 {
+			kubetest.Status(rw, http.StatusInternalServerError, "InternalError", "", "not now") // so that it decides nothing
+			return
+		}
 		if reads++; reads == 1 {
 			_, _ = io.WriteString(rw, kubetest.Stamp(start)+" boot\n")
 			return
@@ -161,6 +165,28 @@ func TestRemovedBeforeClosing(t *testing.T) {
 	}
 	if rec.Verdict.Complete {
 		t.Errorf("complete without a closing read: %+v", rec.Verdict)
+	}
+}
+
+// The kubelet has started the second run before its status tells of the first one's end: the first
+// read is the second run's, and the first one's log is the previous one.
+func TestSuccessorAnswersFirst(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	pod, c := w.pod("ahead")
+	c.Print(time.Now(), "first\n")
+	exit(pod, 1)
+	w.kube.SetPod(pod)
+	c.Exit()
+	c.Restart()
+	c.Print(time.Now(), "second\n")
+	w.start(nil)
+	w.until("the probe", func() bool { return len(w.kube.Requests("previous=true")) > 0 })
+	restart(pod, c)
+	w.kube.SetPod(pod)
+	rec := w.await(1)[0]
+	if got := w.text(rec); !strings.HasSuffix(got, " first\n") || rec.Lines != 1 || !rec.Verdict.Complete {
+		t.Errorf("log %q, verdict %+v, reads %+v", got, rec.Verdict, rec.Capture.Reads)
 	}
 }
 

@@ -56,6 +56,9 @@ func (c *capture) read(ctx context.Context) {
 		method = "previous"
 	}
 	_, ok := c.take(ctx, method, podlog.Request{Previous: m.slot == slotPrevious})
+	if ok && m.slot == slotCurrent && c.run.restart == 0 && m.restartable() {
+		ok = c.checkCurrent(ctx)
+	}
 	switch {
 	case ctx.Err() != nil:
 		c.abandon()
@@ -66,6 +69,39 @@ func (c *capture) read(ctx context.Context) {
 	default:
 		c.again(c.read)
 	}
+}
+
+// checkCurrent makes sure that what was just read as the container's current log is this run's. A first
+// run is followed by the second without any back-off, and the status that tells of it comes later. The
+// kubelet never goes back, so it is enough to look what it now calls the previous log: if there is none,
+// or it is this very log, the current one was ours. Otherwise that one is, since nothing ran before.
+func (c *capture) checkCurrent(ctx context.Context) bool {
+	if c.own {
+		return true
+	}
+	body, err := c.e.source.Open(ctx, c.request(podlog.Request{Previous: true, LimitBytes: 64}))
+	if err != nil {
+		c.own = podlog.Classify(err) == podlog.RefusedNotThere
+		return true // otherwise undecided; what comes at the end decides
+	}
+	probe := podlog.New(discard{}, c.run.id.containerID)
+	res, err := probe.Read(body)
+	_ = body.Close()
+	first := probe.First()
+	switch {
+	case err != nil || first.IsZero() || res.TextKind != podlog.TextNone:
+		return true
+	case first.Equal(c.log.First()):
+		c.own = true
+		return true
+	}
+	c.reset()
+	c.asked = slotPrevious
+	if _, ok := c.take(ctx, "previous", podlog.Request{Previous: true}); !ok {
+		return false
+	}
+	c.own = c.log.First().Equal(first)
+	return true
 }
 
 // closingTime is when a log can be taken as settled: a second after its end, which lies before now,
@@ -115,7 +151,7 @@ func (c *capture) readEnd(ctx context.Context) (more int64) {
 	if m.podGone || m.slot == slotNone {
 		return 0 // whatever has the name now is another
 	}
-	req := podlog.Request{Since: c.since(), Previous: m.slot == slotPrevious}
+	req := podlog.Request{Since: c.since(), Previous: m.slot == slotPrevious || c.asked == slotPrevious}
 	if c.followed && before <= wholeAgain {
 		req.Since = time.Time{}
 	}
@@ -154,7 +190,7 @@ func (c *capture) readEnd(ctx context.Context) (more int64) {
 func (c *capture) otherLog(ctx context.Context, asked moment, res podlog.Result) (more int64) {
 	c.awaitMove(ctx)
 	c.seePod(ctx)
-	if c.run.now().slot == slotPrevious && asked.slot == slotCurrent {
+	if c.run.now().slot == slotPrevious && asked.slot == slotCurrent && c.asked == slotCurrent {
 		c.own = true
 		return c.readEnd(ctx) // by name now
 	}

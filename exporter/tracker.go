@@ -96,6 +96,11 @@ type moment struct {
 	remembered bool
 }
 
+// restartable says whether the container may have a successor by now.
+func (m moment) restartable() bool {
+	return m.pod.phase != corev1.PodSucceeded && m.pod.phase != corev1.PodFailed && !m.dying && !m.podGone
+}
+
 // ended says whether the run is known to be over, or out of reach.
 func (m moment) ended() bool { return m.term != nil || m.podGone || m.slot == slotNone }
 

@@ -115,14 +115,18 @@ func TestCrashLoops(t *testing.T) {
 }
 
 // goneBeforeRead says whether a run without a log could not have been had: only a first run, which
-// is followed by the second without any back-off, and only if the second had died too before anybody
-// could know of the first: a second later the kubelet removes the log of all but the newest dead run.
+// is followed by the second without any back-off. A second after that one has died too the kubelet
+// removes the log of the first, and what it served before may have been either's.
 func goneBeforeRead(rec, next *bundle.Record) bool {
 	if rec.Container.RestartCount != 0 || rec.Verdict.Head.Cause != bundle.CauseReplacedBeforeRead || next == nil {
 		return false
 	}
-	reads := slices.Concat(rec.Capture.Reads, next.Capture.Reads)
-	return len(reads) > 0 && !reads[0].Time.Before(*next.State.FinishedAt)
+	for _, read := range rec.Capture.Reads {
+		if read.RawBytes > 0 && read.Result == "ok" {
+			return !read.Time.Before(*next.State.StartedAt) // it may have been the second one's
+		}
+	}
+	return true
 }
 
 // Every pod of a Job is archived, also when the Job is gone right after.
