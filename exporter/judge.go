@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
 
@@ -33,6 +35,7 @@ func (c *capture) judge(m moment) bundle.Verdict {
 
 func (c *capture) lostCause(m moment) bundle.Cause {
 	evicted := m.pod.reason == "Evicted" || m.pod.reason == "Preempting"
+	vanished := apierrors.IsNotFound(c.podError()) || errors.Is(c.podError(), errOtherPod) // and the watch lags behind
 	switch {
 	case c.run.unseen:
 		return bundle.CauseUnseenRuns
@@ -40,7 +43,7 @@ func (c *capture) lostCause(m moment) bundle.Cause {
 		return bundle.CauseVanishedWhileDown
 	case m.podGone && c.nodeAway:
 		return bundle.CauseNodeLost
-	case m.podGone, m.dying, evicted:
+	case m.podGone, m.dying, evicted, vanished:
 		return bundle.CauseDeletedBeforeRead
 	case m.slot != slotCurrent:
 		return bundle.CauseReplacedBeforeRead

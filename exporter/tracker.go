@@ -139,7 +139,7 @@ func (t *tracker) observe(pod *podInfo, deleted bool) {
 		}
 		r.slot = v.slot
 		if v.term != nil {
-			r.term, r.restart = v.term, v.restart
+			r.term = v.term
 		}
 	}
 	t.settle(ps)

@@ -138,10 +138,11 @@ func TestTrapCutBody(t *testing.T) {
 				t.Parallel()
 				w := newTrapped(t, nil)
 				pod, log := w.dead("cut", 3)
-				if n < 0 {
-					n = strings.Index(log, "\n") + 1
+				at := n
+				if at < 0 {
+					at = strings.Index(log, "\n") + 1
 				}
-				w.kube.NextLogs(trap(n))
+				w.kube.NextLogs(trap(at))
 				w.kube.SetPod(pod)
 				w.run(nil)
 				w.want(w.await(1)[0], log)
