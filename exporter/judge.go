@@ -28,6 +28,9 @@ func (c *capture) judge(m moment) bundle.Verdict {
 		v.Head, v.Middle, v.Tail = part, part, part
 	default:
 		v.Head, v.Middle, v.Tail = c.judgeHead(m), c.judgeMiddle(), c.judgeTail(m)
+		if c.log.Bytes() == 0 && v.Head.State != bundle.Proven {
+			v.Middle, v.Tail = v.Head, v.Head // what the kubelet rotated away right before the end, or may have, was all of it
+		}
 	}
 	v.Complete = v.Head.State == bundle.Proven && v.Middle.State == bundle.Proven && v.Tail.State == bundle.Proven
 	return v

@@ -442,3 +442,26 @@ func TestTrapRepeatedFile(t *testing.T) {
 	}
 	w.account()
 }
+
+// A rotation right before the end leaves an empty log. Nothing of it is proven then, not even its end.
+func TestTrapRotatedEmpty(t *testing.T) {
+	t.Parallel()
+	w := newTrapped(t, nil)
+	pod, c := w.pod("emptied")
+	c.Print(time.Now(), "one\n")
+	w.kube.SetPod(pod)
+	w.run(nil)
+	w.until("a look at the first line", func() bool { return len(w.kube.Requests("limitBytes=")) > 0 })
+	<-time.After(50 * time.Millisecond)
+	c.Rotate(time.Now(), "two\n")
+	c.Exit()
+	exit(pod, 0)
+	w.kube.SetPod(pod)
+	rec := w.await(1)[0]
+	for _, part := range []bundle.Part{rec.Verdict.Head, rec.Verdict.Middle, rec.Verdict.Tail} {
+		if part.State != bundle.Lost || part.Cause != bundle.CauseRotated {
+			t.Errorf("verdict %+v", rec.Verdict)
+		}
+	}
+	w.account()
+}
