@@ -7,7 +7,6 @@ import (
 
 	"github.com/kubelogexporter/kubelogexporter/exporter/podlog"
 	"github.com/kubelogexporter/kubelogexporter/sink"
-	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
 
 // stopping says whether Run's context has ended.
@@ -28,7 +27,8 @@ func (e *Exporter) recall() error {
 	}
 	e.ledger, e.known = l, written
 	for _, entry := range entries {
-		e.tracker.remember(entry.run())
+		pod, run := entry.run()
+		e.tracker.remember(pod, run, entry.Snapshot)
 	}
 	return nil
 }
@@ -52,6 +52,16 @@ func (e *Exporter) hasRecord(id runID) {
 	}
 	if err := e.ledger.done(id); err != nil {
 		e.log.Warn("cannot note the runs that have ended; they are looked up in the archive at the next start", "err", err)
+	}
+}
+
+// hasSnapshot is the tracker's word that a run's log was stored so far.
+func (e *Exporter) hasSnapshot(r *run) {
+	if e.ledger == nil {
+		return
+	}
+	if err := e.ledger.stored(r.id, r.stored); err != nil {
+		e.log.Warn("cannot note what was stored of a log; a new start may begin it anew", "err", err)
 	}
 }
 
@@ -90,11 +100,8 @@ const maxLookBack = 31
 
 // found searches the archive for a record of a run that an earlier process knew and that has vanished:
 // the record may have been written right before that process ended, and its date is the run's end.
-func (e *Exporter) found(ctx context.Context, r *run, m moment) (bool, error) {
-	key := bundle.RunKey{
-		Cluster: e.cluster, Namespace: m.pod.namespace, Pod: m.pod.name, UID: string(m.pod.uid),
-		Container: r.id.container, Restart: r.restart, ID12: bundle.ID12(r.id.containerID),
-	}
+func (e *Exporter) found(ctx context.Context, r *run) (bool, error) {
+	key := e.keyOf(r)
 	now := time.Now().UTC()
 	for day, n := e.known.UTC().AddDate(0, 0, -1), 0; !day.After(now.AddDate(0, 0, 1)) && n < maxLookBack; day, n = day.AddDate(0, 0, 1), n+1 {
 		key.Date = day.Format(time.DateOnly)

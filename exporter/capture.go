@@ -66,6 +66,8 @@ type held struct {
 	served  bool            // the kubelet has served what is held, be it nothing
 	own     bool            // the kubelet has named this very run when it was asked without previous
 	node    *nodelog.Report // of the node's files, if they were read last
+	tookUp  bool            // it was looked for what was stored of this log before
+	earlier *bundle.Record  // the snapshot that this log goes on from
 	aligned bool            // the whole file was read again and is what is held, from its first line on
 	middle  bundle.Part
 	tail    bundle.Part
@@ -193,6 +195,7 @@ func (c *capture) open() error {
 	}
 	c.out = out
 	c.log = podlog.New(out, c.run.id.containerID)
+	out.log = c.log
 	c.middle = bundle.Part{State: bundle.Proven, Evidence: []string{"every further read overlapped what was held"}}
 	return nil
 }

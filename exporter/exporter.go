@@ -120,6 +120,7 @@ type Exporter struct {
 	nodes     *nodes
 	nodeFiles *nodeFiles // nil if they are not to be used
 	ledger    *ledger
+	begun     time.Time     // when Run was called
 	known     time.Time     // when an earlier process last wrote the ledger; zero if there was none
 	rate      *rate.Limiter // nil is no limit
 	rotateAt  int64
@@ -178,7 +179,7 @@ func New(o Options) (*Exporter, error) {
 	perNode := orDefault(o.NodeFollows, defaultNodeFollows)
 	e.nodes = &nodes{open: make(map[string]int), live: perNode, most: max(perNode, dyingFollows)}
 	e.metrics = newMetrics(o.Metrics)
-	e.tracker = newTracker(e.begin, e.seenAlive, e.hasRecord)
+	e.tracker = newTracker(e.begin, e.seenAlive, e.hasRecord, e.hasSnapshot)
 	e.access = newAccess(kube, o.Log)
 	e.ship = newShipper(e, orDefault(o.Uploads, defaultUploads))
 	return e, nil
@@ -259,6 +260,7 @@ func (e *Exporter) Close() error { return e.unlock() }
 // Run watches and captures until ctx ends, then finishes what is open within the grace time. It
 // returns nil after an orderly stop; whatever is left in the spool is shipped by the next Run.
 func (e *Exporter) Run(ctx context.Context) error {
+	e.begun = time.Now()
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	if err := e.ship.recover(work); err != nil {

@@ -36,6 +36,7 @@ const (
 // follow reads a running container's log to its end. For a pod that is being deleted the stream is
 // opened while the container still runs, because what is left after its exit lives for a second or less.
 func (c *capture) follow(ctx context.Context) {
+	c.takeUp(ctx)
 	m := c.run.now()
 	switch {
 	case m.ended() && !c.had():
@@ -106,6 +107,8 @@ func (c *capture) sealWhenTold(latest time.Time) func(context.Context) {
 func (c *capture) ended(ctx context.Context) {
 	if !c.had() {
 		c.reset()
+	}
+	if !c.served {
 		c.read(ctx)
 		return
 	}
@@ -121,8 +124,11 @@ func (c *capture) stop(ctx context.Context) {
 	}
 	m := c.run.now()
 	c.running = !m.ended() && !m.dying
-	if c.running {
-		c.tail = bundle.Part{State: bundle.Unproven, Cause: bundle.CauseStillRunning}
+	if c.running && !c.e.once {
+		c.storeSoFar() // and the next process goes on from there
+		c.reset()
+		c.closed()
+		return
 	}
 	c.seal(ctx)
 }

@@ -56,7 +56,19 @@ func (c *capture) lostCause(m moment) bundle.Cause {
 
 // judgeHead looks for evidence that the log was read from its first line on.
 func (c *capture) judgeHead(m moment) bundle.Part {
-	first := c.log.First()
+	return c.judgeHeadOf(m, beginning{first: c.log.First(), burst: c.log.FirstSecond(), empty: c.log.Bytes() == 0})
+}
+
+// beginning is what is known of a log's first second.
+type beginning struct {
+	first time.Time // stamp
+	burst int64     // bytes from then on
+	empty bool
+}
+
+// judgeHeadOf may be called beside a stream.
+func (c *capture) judgeHeadOf(m moment, b beginning) bundle.Part {
+	first := b.first
 	witness, seenFirst := c.run.witnessedHead()
 	proven := func(evidence string) bundle.Part {
 		return bundle.Part{State: bundle.Proven, Evidence: []string{evidence}}
@@ -64,16 +76,18 @@ func (c *capture) judgeHead(m moment) bundle.Part {
 	switch {
 	case c.node != nil && c.node.Head:
 		return bundle.Part{State: bundle.Proven, Evidence: c.node.Evidence}
+	case c.earlier != nil && c.earlier.Verdict.Head.Cause != bundle.CauseStillRunning:
+		return c.earlier.Verdict.Head
 	case !witness.IsZero() && !witness.Equal(first):
 		return bundle.Part{
 			State: bundle.Lost, Cause: bundle.CauseRotated, After: utc(witness), Before: utc(first),
 			Evidence: []string{"the first line seen while the container ran is no longer served"},
 		}
-	case c.log.Bytes() == 0 && (c.run.seenEmpty() || lived(c.run, m) < nearStart):
+	case b.empty && (c.run.seenEmpty() || lived(c.run, m) < nearStart):
 		return proven("the kubelet served an empty log, and it was empty from the start")
 	case seenFirst:
 		return proven("the log was seen empty right after the start, and the first line after that is the first one held")
-	case !first.IsZero() && !first.Before(c.run.startedAt.Add(-time.Second)) && first.Sub(c.run.startedAt) < nearStart && c.log.FirstSecond() < burst:
+	case !first.IsZero() && !first.Before(c.run.startedAt.Add(-time.Second)) && first.Sub(c.run.startedAt) < nearStart && b.burst < burst:
 		return proven("the first line was written right after the start, and not in a burst that could have been rotated")
 	}
 	return bundle.Part{
@@ -115,6 +129,11 @@ func (c *capture) judgeTail(m moment) bundle.Part {
 		return bundle.Part{
 			State: bundle.Lost, Cause: bundle.CauseNodeLost, After: utc(c.log.Last()),
 			Evidence: []string{"the node could not be reached any more until the pod was gone"},
+		}
+	case c.earlier != nil && !c.served:
+		return bundle.Part{
+			State: bundle.Lost, Cause: c.lostCause(m), After: utc(c.log.Last()),
+			Evidence: []string{"what was stored while the container ran is held, and nothing could be read after it"},
 		}
 	case c.tail.State == "":
 		return unproven("no closing read was possible")

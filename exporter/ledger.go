@@ -27,21 +27,23 @@ const compactAt = 4096
 // ledger is the durable list of the runs that were seen alive and have no record yet. A run that is
 // still in it when a new process starts, and that the cluster no longer shows, ended unseen: it gets
 // a record. The file is a journal: a line for each run that was seen alive, a line for each that got
-// its record. Lines are not synced to disk one by one: they survive the end of the process, and the
+// its record, a line for each snapshot of one that goes on. Lines are not synced to disk one by one: they survive the end of the process, and the
 // list is a safety net whose loss on a crash of the whole machine costs records of lost logs, no log.
 type ledger struct {
 	path string
 
 	mu      sync.Mutex
 	file    *os.File
-	alive   map[runID]struct{}
+	alive   map[runID]string // to the key of the run's last snapshot, if there is one
 	lines   int
 	pending []ledgerEntry // those that could not be written yet
 }
 
-// ledgerEntry is one line: a run that was seen alive or, with Done, one that got its record.
+// ledgerEntry is one line: a run that was seen alive, or what became of one: with Done it got its record,
+// with nothing but a Snapshot so much of it was stored.
 type ledgerEntry struct {
 	Done         bool                 `json:"done,omitempty"`
+	Snapshot     string               `json:"snapshot,omitempty"` // key of the last one
 	UID          types.UID            `json:"uid"`
 	Container    string               `json:"container"`
 	ContainerID  string               `json:"containerID"`
@@ -57,6 +59,9 @@ type ledgerEntry struct {
 	RestartCount int32                `json:"restartCount,omitempty"`
 	StartedAt    *time.Time           `json:"startedAt,omitempty"`
 }
+
+// names says whether the line tells which run it is, and not only what became of it.
+func (l ledgerEntry) names() bool { return l.Pod != "" }
 
 func (l ledgerEntry) id() runID {
 	return runID{podUID: l.UID, container: l.Container, containerID: l.ContainerID}
@@ -84,7 +89,7 @@ func (l ledgerEntry) run() (*podInfo, view) {
 // openLedger reads the ledger in a spool, or begins one. It returns the runs that are in it, and when
 // it was last written: zero if it is new.
 func openLedger(spool string) (l *ledger, entries []ledgerEntry, written time.Time, err error) {
-	l = &ledger{path: filepath.Join(spool, ledgerName), alive: make(map[runID]struct{})}
+	l = &ledger{path: filepath.Join(spool, ledgerName), alive: make(map[runID]string)}
 	switch info, err := os.Stat(l.path); {
 	case errors.Is(err, fs.ErrNotExist):
 		f, err := os.Create(l.path)
@@ -99,10 +104,12 @@ func openLedger(spool string) (l *ledger, entries []ledgerEntry, written time.Ti
 		written = info.ModTime()
 	}
 	if err := eachEntry(l.path, func(e ledgerEntry) error {
-		if e.Done {
+		_, alive := l.alive[e.id()]
+		switch {
+		case e.Done:
 			delete(l.alive, e.id())
-		} else {
-			l.alive[e.id()] = struct{}{}
+		case e.names() || alive:
+			l.alive[e.id()] = e.Snapshot
 		}
 		return nil
 	}); err != nil {
@@ -149,10 +156,11 @@ func (l *ledger) compact(show func(ledgerEntry)) error {
 	enc := json.NewEncoder(w)
 	kept := make(map[runID]struct{}, len(l.alive))
 	err = eachEntry(l.path, func(e ledgerEntry) error {
-		_, alive := l.alive[e.id()]
-		if _, twice := kept[e.id()]; e.Done || !alive || twice {
+		snapshot, alive := l.alive[e.id()]
+		if _, twice := kept[e.id()]; !e.names() || !alive || twice {
 			return nil
 		}
+		e.Snapshot = snapshot
 		kept[e.id()] = struct{}{}
 		show(e)
 		return enc.Encode(e)
@@ -174,7 +182,7 @@ func (l *ledger) add(e ledgerEntry) error {
 	if _, ok := l.alive[e.id()]; ok {
 		return nil
 	}
-	l.alive[e.id()] = struct{}{}
+	l.alive[e.id()] = ""
 	return l.append(e)
 }
 
@@ -187,6 +195,17 @@ func (l *ledger) done(id runID) error {
 	}
 	delete(l.alive, id)
 	return l.append(ledgerEntry{Done: true, UID: id.podUID, Container: id.container, ContainerID: id.containerID})
+}
+
+// stored notes that a snapshot of a run was stored.
+func (l *ledger) stored(id runID, snapshot string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, ok := l.alive[id]; !ok {
+		return nil
+	}
+	l.alive[id] = snapshot
+	return l.append(ledgerEntry{Snapshot: snapshot, UID: id.podUID, Container: id.container, ContainerID: id.containerID})
 }
 
 // append writes a line. What a full disk, say, keeps from being written is written with the next

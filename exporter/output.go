@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kubelogexporter/kubelogexporter/exporter/podlog"
 	"github.com/kubelogexporter/kubelogexporter/sink"
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
@@ -26,6 +27,10 @@ type output struct {
 	keys  []string // of the objects that are in the spool
 	cutAt time.Time
 	cut   int64 // bytes of text at the last cut
+	// What the log that is written here knows of its beginning, as of the last write.
+	log         *podlog.Log
+	first       time.Time
+	firstSecond int64
 }
 
 func newOutput(spool *sink.Dir, enc *bundle.Encoders, c bundle.Compression) (*output, error) {
@@ -50,7 +55,30 @@ func (o *output) next() (io.Writer, error) {
 func (o *output) Write(p []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.first, o.firstSecond = o.log.First(), o.log.FirstSecond()
 	return o.w.Write(p)
+}
+
+// beginning returns the first stamp of the log, and how much was written in the second from then on. It
+// may be called beside a stream that writes.
+func (o *output) beginning() (first time.Time, firstSecond int64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.first, o.firstSecond
+}
+
+// resume makes a new output go on where a snapshot ends, whose objects are stored already.
+func (o *output) resume(rec *bundle.Record) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err := o.w.Continue(rec); err != nil {
+		return err
+	}
+	for _, obj := range rec.Objects {
+		o.files, o.keys = append(o.files, nil), append(o.keys, obj.Key)
+	}
+	o.cut = rec.RawBytes
+	return nil
 }
 
 // due says whether so much was written since the last cut, or so long ago, that it should be stored.
@@ -155,6 +183,8 @@ func (o *output) publish(rec *bundle.Record) error {
 func (o *output) abort() {
 	_ = o.scratch.Abort()
 	for _, f := range o.files {
-		_ = f.Abort()
+		if f != nil { // an earlier process's
+			_ = f.Abort()
+		}
 	}
 }

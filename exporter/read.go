@@ -38,6 +38,7 @@ func (c *capture) read(ctx context.Context) {
 		c.finish()
 		return
 	}
+	c.takeUp(ctx)
 	if m.slot == slotNone || m.podGone {
 		c.salvage(ctx)
 		c.gone = true
@@ -55,8 +56,12 @@ func (c *capture) read(ctx context.Context) {
 	if m.slot == slotPrevious {
 		method = "previous"
 	}
-	_, ok := c.take(ctx, method, podlog.Request{Previous: m.slot == slotPrevious})
-	if ok && m.slot == slotCurrent && c.run.restart == 0 && m.restartable() {
+	req := podlog.Request{Previous: m.slot == slotPrevious}
+	if c.earlier != nil {
+		req.Since = c.since()
+	}
+	_, ok := c.take(ctx, method, req)
+	if ok && c.earlier == nil && m.slot == slotCurrent && c.run.restart == 0 && m.restartable() {
 		ok = c.checkCurrent(ctx)
 	}
 	switch {
@@ -152,7 +157,7 @@ func (c *capture) readEnd(ctx context.Context) (more int64) {
 		return 0 // whatever has the name now is another
 	}
 	req := podlog.Request{Since: c.since(), Previous: m.slot == slotPrevious || c.asked == slotPrevious}
-	if c.followed && before <= wholeAgain {
+	if c.followed && c.earlier == nil && before <= wholeAgain {
 		req.Since = time.Time{}
 	}
 	ctx, stalled, done := c.watchdog(ctx, false)
@@ -234,9 +239,9 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 		c.e.log.Warn("cannot spool, will try again", c.attrs("err", err)...)
 		return podlog.Result{}, false
 	}
-	ctx, watched, done := c.watchdog(ctx, req.Follow)
+	bounded, watched, done := c.watchdog(ctx, req.Follow)
 	defer done()
-	body, err := c.e.source.Open(ctx, c.request(req))
+	body, err := c.e.source.Open(bounded, c.request(req))
 	if err != nil {
 		c.note(method, podlog.Result{}, err)
 		c.refuse(ctx, err)
@@ -246,6 +251,7 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 	c.nodeAway, c.heard = false, time.Now()
 	c.log.RefuseHoles = c.log.Bytes() > 0 && !c.certain && !c.run.now().dying
 	res, err := c.log.Read(watched(body))
+	done() // nobody looks at the log beside this from here on
 	c.note(method, res, err)
 	c.own = c.vouches(req, res)
 	if errors.Is(err, podlog.ErrHole) {
@@ -264,7 +270,7 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 	case res.TextKind == podlog.TextGone && res.Join == podlog.JoinEmpty && c.log.Bytes() == 0:
 		c.goneOrRetry()
 		return res, false
-	case err != nil && errors.Is(context.Cause(ctx), errRenew):
+	case err != nil && errors.Is(context.Cause(bounded), errRenew):
 		c.renew, c.served = true, true
 		return res, true
 	case strings.HasPrefix(res.Text, noWatcher):
@@ -332,7 +338,7 @@ func (c *capture) recorded(ctx context.Context, m moment) (bool, error) {
 	case c.run.unseen || c.log != nil || len(c.reads) > 0:
 		return false, nil
 	case m.podGone && m.remembered:
-		return c.e.found(ctx, c.run, m)
+		return c.e.found(ctx, c.run)
 	case !c.run.firstSeenDead || m.term == nil || m.term.FinishedAt.IsZero():
 		return false, nil
 	}

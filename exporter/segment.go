@@ -34,12 +34,21 @@ func (c *capture) segments(ctx context.Context) {
 // segment stores what has been read of a running container's log, if that is due: a log object, and a
 // snapshot record that names it and all before it. The run's own record will name them too.
 func (c *capture) segment() {
-	if !c.out.due(c.e.segmentEvery, segmentSize) {
-		return
+	if c.out.due(c.e.segmentEvery, segmentSize) {
+		c.storeSoFar()
 	}
-	rec := c.record(c.run.now(), true)
+}
+
+// storeSoFar stores the whole lines that have been read and not stored yet. It may be called beside a stream.
+func (c *capture) storeSoFar() {
+	m := c.run.now()
+	rec := c.record(m, true)
+	first, firstSecond := c.out.beginning()
 	part := bundle.Part{State: bundle.Unproven, Cause: bundle.CauseStillRunning}
-	rec.Verdict = bundle.Verdict{Head: part, Middle: part, Tail: part}
+	rec.Verdict = bundle.Verdict{Head: c.judgeHeadOf(m, beginning{first: first, burst: firstSecond}), Middle: part, Tail: part}
+	if c.middle.State != bundle.Proven {
+		rec.Verdict.Middle = c.middle
+	}
 	fresh, err := c.out.segment(rec)
 	if err == nil && fresh {
 		err = c.spoolSnapshot(rec)
@@ -58,5 +67,6 @@ func (c *capture) spoolSnapshot(rec *bundle.Record) error {
 		return err
 	}
 	c.e.ship.add(run.Record())
+	c.run.storeUnder(run.Record())
 	return nil
 }

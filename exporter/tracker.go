@@ -22,6 +22,8 @@ type tracker struct {
 	alive func(*run)
 	// finished is called likewise when a run that was seen alive has its record.
 	finished func(runID)
+	// noted is called likewise when a snapshot of a run was stored.
+	noted func(*run)
 }
 
 type podState struct {
@@ -81,6 +83,7 @@ type run struct {
 	done    bool          // has its record
 	capture *capture      // the queue's, touched under the tracker's lock only by whoever hands work out
 	head    time.Time     // stamp of the first line of the file, as a probe saw it; zero if it was empty
+	stored  string        // key of the last snapshot of it
 	headOK  bool          // the log was seen empty while the run was young, so that head is where it began
 	changed chan struct{} // closed at the next change; nil if nobody waits for it
 }
@@ -104,8 +107,8 @@ func (m moment) restartable() bool {
 // ended says whether the run is known to be over, or out of reach.
 func (m moment) ended() bool { return m.term != nil || m.podGone || m.slot == slotNone }
 
-func newTracker(work func(*run, priority), alive func(*run), finished func(runID)) *tracker {
-	return &tracker{pods: make(map[types.UID]*podState), work: work, alive: alive, finished: finished}
+func newTracker(work func(*run, priority), alive func(*run), finished func(runID), noted func(*run)) *tracker {
+	return &tracker{pods: make(map[types.UID]*podState), work: work, alive: alive, finished: finished, noted: noted}
 }
 
 // observe takes a pod as the API server shows it, or shows it for the last time.
@@ -124,6 +127,9 @@ func (t *tracker) observe(pod *podInfo, deleted bool) {
 	if ps.remembered && !deleted {
 		ps.remembered = false
 		ps.countFrom(pod)
+		for _, r := range ps.runs {
+			r.alive = false // as far as this process knows
+		}
 	}
 	if ps.pod != nil && older(pod, ps.pod) {
 		pod = ps.pod // the watch lags behind what was read directly
@@ -224,7 +230,7 @@ func (ps *podState) hasRun(container string, restart int32) bool {
 }
 
 // remember takes a run that an earlier process had seen alive and that has no record yet.
-func (t *tracker) remember(pod *podInfo, v view) {
+func (t *tracker) remember(pod *podInfo, v view, stored string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	ps := t.pods[pod.uid]
@@ -237,7 +243,7 @@ func (t *tracker) remember(pod *podInfo, v view) {
 		ps.setCount(v.id.container, v.restart)
 	}
 	r := t.newRun(ps, v)
-	r.alive = true
+	r.alive, r.stored = true, stored
 }
 
 // vanished ends the runs of the pods that an earlier process knew and that are no longer there, after
@@ -377,6 +383,21 @@ func (r *run) witnessHead(first time.Time) (known bool) {
 		r.head = first
 	}
 	return true
+}
+
+// storedUnder returns the key of the run's last snapshot, empty if none is known.
+func (r *run) storedUnder() string {
+	r.tracker.mu.Lock()
+	defer r.tracker.mu.Unlock()
+	return r.stored
+}
+
+// storeUnder notes that a snapshot of the run was stored.
+func (r *run) storeUnder(key string) {
+	r.tracker.mu.Lock()
+	defer r.tracker.mu.Unlock()
+	r.stored = key
+	r.tracker.noted(r)
 }
 
 // seenEmpty says whether the log was seen empty while the run was young.

@@ -32,7 +32,7 @@ type openLine struct {
 // chained adds the hash of the next line to that of all lines before it. Order and number count.
 func chained(chain, line uint64) uint64 { return chain*0x9E3779B97F4A7C15 + line + 1 }
 
-func (l *Log) ringStart() int64 { return max(0, l.lines-ringSize) }
+func (l *Log) ringStart() int64 { return l.lines - int64(len(l.ring)) }
 func (l *Log) at(i int64) mark  { return l.ring[i%ringSize] }
 
 // hold remembers a complete line of n bytes that was written.

@@ -85,7 +85,8 @@ type Log struct {
 	w           io.Writer
 	containerID string
 
-	lines int64  // complete lines held
+	lines int64  // complete lines held; more by a whole number of rings if the log was resumed, see shift
+	shift int64  // what to add to lines for their true number
 	bytes int64  // bytes held
 	chain uint64 // of the hashes of all complete lines held, see chained
 	ring  []mark // marks of the last complete lines: line i is ring[i%ringSize]
@@ -111,9 +112,9 @@ func New(w io.Writer, containerID string) *Log {
 // Lines returns how many lines are held; an unterminated last line counts.
 func (l *Log) Lines() int64 {
 	if l.open.n > 0 {
-		return l.lines + 1
+		return l.lines + l.shift + 1
 	}
-	return l.lines
+	return l.lines + l.shift
 }
 
 // Bytes returns how many bytes are held.
@@ -132,6 +133,52 @@ func (l *Log) FirstSecond() int64 {
 		return l.firstSecond
 	}
 	return l.firstSecond + l.open.n
+}
+
+// Resume makes a new log go on after text that was written elsewhere: lines lines in size bytes, which
+// began with the stamp first and of which tail holds the last ones, whole lines only.
+func (l *Log) Resume(tail io.Reader, lines, size int64, first time.Time) error {
+	l.buf = make([]byte, firstBuffer)
+	w := l.w
+	l.w = io.Discard
+	all := &countingReader{r: tail}
+	j := joiner{log: l, appending: true}
+	err := l.scan(all, &j)
+	l.w = w
+	switch {
+	case err != nil:
+		return fmt.Errorf("resume log: %w", err)
+	case l.open.n > 0 || j.res.Text != "":
+		return errors.New("resume log: the text does not end at a line end")
+	case all.n < size: // lines before the tail: none of those held is the log's first
+		l.shiftBy(ringSize)
+		l.pastFirst = true
+	}
+	l.shift, l.bytes = lines-l.lines, size
+	if !first.IsZero() {
+		l.firstStamp = first
+	}
+	return nil
+}
+
+// shiftBy gives all lines held numbers that are higher by n, a multiple of ringSize.
+func (l *Log) shiftBy(n int64) {
+	l.lines += n
+	l.first = anchor{}
+	for i := range l.anchors {
+		l.anchors[i].index += n
+	}
+}
+
+type countingReader struct {
+	r io.Reader
+	n int64
+}
+
+func (c *countingReader) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	return n, err //nolint:wrapcheck // a reader returns io.EOF itself
 }
 
 // WriteError wraps a failure of the writer, to tell it from a failure of the body that is read.

@@ -300,6 +300,92 @@ func honestReads(t *testing.T, seed uint64) {
 	}
 }
 
+// resume puts another log in place of the scenario's, as the next process does: it knows the text up to
+// the last line end, of which it has read no more than the last lines.
+func (s *scenario) resume() {
+	s.t.Helper()
+	held := s.out.String()
+	held = held[:strings.LastIndexByte(held, '\n')+1]
+	s.out.Truncate(len(held))
+	lines := strings.SplitAfter(held, "\n")
+	lines = lines[:len(lines)-1]
+	from := s.r.IntN(len(lines) + 1)
+	for last := lastStamp(lines); from > 0 && !stampOf(lines[from-1]).Before(last.Add(-overlap-time.Second)); {
+		from--
+	}
+	s.story = append(s.story, fmt.Sprintf("resumed with the last %d of %d lines", len(lines)-from, len(lines)))
+	first := s.log.First()
+	s.log = New(&s.out, containerID)
+	if err := s.log.Resume(strings.NewReader(strings.Join(lines[from:], "")), int64(len(lines)), int64(len(held)), first); err != nil {
+		s.failf("%v", err)
+	}
+	if s.log.Lines() != int64(len(lines)) || s.log.Bytes() != int64(len(held)) || len(lines) > 0 && !s.log.First().Equal(first) {
+		s.failf("%d lines, %d bytes from %v on after a resumption", s.log.Lines(), s.log.Bytes(), s.log.First())
+	}
+}
+
+func lastStamp(lines []string) (t time.Time) {
+	for _, line := range lines {
+		if s := stampOf(line); !s.IsZero() {
+			t = s
+		}
+	}
+	return t
+}
+
+// resumedReads plays rule 3 over several processes: every byte once, and no doubt. What a read brings of
+// the time before the lines that are known may be left unchecked.
+func resumedReads(t *testing.T, seed uint64) {
+	s := newScenario(t, seed, size(seed))
+	n := 0
+	for range 1 + s.r.IntN(4) {
+		n += s.r.IntN(len(s.truth.lines) - n + 1)
+		s.read(strings.Join(s.honest(n, s.truth.ooo), ""), "honest")
+		s.resume()
+	}
+	res := s.read(strings.Join(s.honest(len(s.truth.lines), s.truth.ooo), ""), "the end")
+	if s.truth.ooo {
+		return // the reads went back to lines that are no longer known, and may look like others or like new ones
+	}
+	if !s.fine || res.Join == JoinHole {
+		s.failf("a doubt about honest reads")
+	}
+	if s.out.String() != strings.Join(s.truth.lines, "") {
+		s.failf("what is held is not the log")
+	}
+	if got := int64(strings.Count(s.out.String(), "\n")); s.log.Lines() != got && s.log.Lines() != got+1 {
+		s.failf("%d lines, counted %d", s.log.Lines(), got)
+	}
+}
+
+// mutatedResumptions is mutatedReads over several processes.
+func mutatedResumptions(t *testing.T, seed uint64) {
+	s := newScenario(t, seed, size(seed))
+	n := 0
+	for range 1 + s.r.IntN(4) {
+		n += s.r.IntN(len(s.truth.lines) - n + 1)
+		lines, what := s.honest(n, s.r.IntN(3) == 0), "honest"
+		if s.r.IntN(2) == 0 {
+			lines, what = mutate(s.r, lines)
+		}
+		s.read(strings.Join(lines, ""), what)
+		if s.r.IntN(2) == 0 {
+			s.resume()
+		}
+	}
+	whole := strings.Join(s.truth.lines, "")
+	if res := s.read(whole, "the whole file"); res.Aligned && s.fine && s.out.String() != whole {
+		s.failf("aligned, and the file is not what is held")
+	}
+}
+
+func TestResumedReads(t *testing.T) {
+	for seed := range uint64(2000) {
+		resumedReads(t, seed)
+		mutatedResumptions(t, seed)
+	}
+}
+
 func TestMutatedReads(t *testing.T) {
 	const rounds = 2000
 	right := 0

@@ -20,7 +20,7 @@ const MaxRecordSize = 4 << 20
 func (r *Record) SetLog(s Summary, c Compression) error {
 	r.Lines, r.RawBytes, r.LastLines = s.Lines, s.RawBytes, s.LastLines
 	r.FirstStamp, r.LastStamp = s.FirstStamp, s.LastStamp
-	r.RawSHA256 = s.RawSHA256
+	r.RawSHA256, r.RawSHA256State = s.RawSHA256, s.RawSHA256State
 	r.Objects = append([]Object{}, s.Objects...)
 	k, err := KeyOf(r)
 	if err != nil {

@@ -3,6 +3,7 @@ package bundle
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -56,6 +57,7 @@ type Summary struct {
 	Lines                 int64    // a last line without a newline counts
 	RawBytes              int64
 	RawSHA256             string // of the whole text, in lower-case hex; empty for an empty log
+	RawSHA256State        []byte // see Record; only from Cut
 	FirstStamp, LastStamp *time.Time
 	LastLines             []string
 }
@@ -245,7 +247,36 @@ func (w *LogWriter) Cut() (Summary, error) {
 	if w.err = w.cutObject(); w.err != nil {
 		return Summary{}, w.err
 	}
-	return w.summary(w.scan.newlines), nil
+	s := w.summary(w.scan.newlines)
+	if len(s.Objects) > 0 {
+		if s.RawSHA256State, w.err = w.whole.(encoding.BinaryMarshaler).MarshalBinary(); w.err != nil {
+			return Summary{}, fmt.Errorf("cut log: %w", w.err)
+		}
+	}
+	return s, nil
+}
+
+// Continue makes a new writer go on where the text of a snapshot ends, which must be at a line end. The
+// snapshot's objects come first in all summaries, which sum up both. If the record does not hold what
+// that takes, it fails, and the writer is good for nothing.
+func (w *LogWriter) Continue(r *Record) error {
+	if len(r.Objects) == 0 {
+		return nil
+	}
+	err := w.whole.(encoding.BinaryUnmarshaler).UnmarshalBinary(r.RawSHA256State)
+	if err == nil && hex.EncodeToString(w.whole.Sum(nil)) != r.RawSHA256 {
+		err = errors.New("the state of the hash is not that of the hash")
+	}
+	if err != nil {
+		w.err = fmt.Errorf("continue log: %w", err)
+		return w.err
+	}
+	w.done = slices.Clone(r.Objects)
+	w.newlines, w.rawBytes, w.scan.newlines = r.Lines, r.RawBytes, r.Lines
+	for _, line := range r.LastLines {
+		w.scan.keep([]byte(line))
+	}
+	return nil
 }
 
 func (w *LogWriter) cutObject() error {

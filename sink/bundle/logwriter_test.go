@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -370,4 +371,53 @@ func TestLogWriterDefaults(t *testing.T) {
 			t.Errorf("%d bytes: %s", FrameSize+extra, fmt.Sprint(got.Objects))
 		}
 	}
+}
+
+// A log that is written by several writers, each going on where a snapshot of the one before ends, is the
+// same log: its record, but for the cuts, is that of one writer.
+func TestContinue(t *testing.T) {
+	for _, c := range []Compression{Zstd, Gzip} {
+		rec := snapshotOf(t, nil, c, "2026-11-23T10:00:00Z one\n2026-11-23T10:00:01Z two\n")
+		rec = snapshotOf(t, rec, c, "2026-11-23T10:00:02Z three\n")
+		whole := snapshotOf(t, nil, c, "2026-11-23T10:00:00Z one\n2026-11-23T10:00:01Z two\n2026-11-23T10:00:02Z three\n")
+		if rec.RawSHA256 != whole.RawSHA256 || rec.Lines != 3 || rec.RawBytes != whole.RawBytes || len(rec.Objects) != 2 ||
+			!slices.Equal(rec.LastLines, whole.LastLines) || !sameTime(rec.FirstStamp, whole.FirstStamp) || !sameTime(rec.LastStamp, whole.LastStamp) {
+			t.Errorf("record %+v, want %+v", rec, whole)
+		}
+		if rec.Objects[1].Lines != 1 || rec.Objects[1].RawSHA256 == rec.RawSHA256 {
+			t.Errorf("second object %+v", rec.Objects[1])
+		}
+		rec.RawSHA256State = rec.RawSHA256State[:20]
+		if err := NewLogWriter(LogOptions{Compression: c}).Continue(rec); err == nil {
+			t.Error("went on with half a state")
+		}
+		rec.RawSHA256State = whole.RawSHA256State
+		rec.RawSHA256 = strings.Repeat("0", 64)
+		if err := NewLogWriter(LogOptions{Compression: c}).Continue(rec); err == nil {
+			t.Error("went on with another log's state")
+		}
+	}
+}
+
+func snapshotOf(t *testing.T, before *Record, c Compression, text string) *Record {
+	t.Helper()
+	w := NewLogWriter(LogOptions{Compression: c, Next: func() (io.Writer, error) { return &bytes.Buffer{}, nil }})
+	if before != nil {
+		if err := w.Continue(before); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := io.WriteString(w, text); err != nil {
+		t.Fatal(err)
+	}
+	sum, err := w.Cut()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec := goldenRecord("app")
+	rec.State = State{Running: true, StartedAt: rec.State.StartedAt}
+	if err := rec.SetLog(sum, c); err != nil {
+		t.Fatal(err)
+	}
+	return rec
 }

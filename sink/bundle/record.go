@@ -29,9 +29,12 @@ type Record struct {
 	RawBytes int64 `json:"rawBytes"`
 	// RawSHA256 is the lower-case hex hash of the whole text: two captures of a run with the same hash
 	// are the same, whatever their compression. Absent when there is no text.
-	RawSHA256  string     `json:"rawSHA256,omitempty"`
-	FirstStamp *time.Time `json:"firstStamp,omitempty"`
-	LastStamp  *time.Time `json:"lastStamp,omitempty"`
+	RawSHA256 string `json:"rawSHA256,omitempty"`
+	// RawSHA256State is, in a snapshot, the state of that hash, so that a later capture can go on where
+	// this one ends: what Go's crypto/sha256 marshals. Nobody else needs it.
+	RawSHA256State []byte     `json:"rawSHA256State,omitempty"`
+	FirstStamp     *time.Time `json:"firstStamp,omitempty"`
+	LastStamp      *time.Time `json:"lastStamp,omitempty"`
 	// LastLines are the last 20 lines at most, each cut to 1,024 bytes of valid UTF-8, for people who click a record in a console.
 	LastLines []string `json:"lastLines,omitempty"`
 	Capture   Capture  `json:"capture"`

@@ -154,6 +154,9 @@ func (v *validation) sums(r *Record) {
 	case len(r.Objects) == 1 && r.RawSHA256 != r.Objects[0].RawSHA256:
 		v.add("its raw hash is not that of its only object")
 	}
+	if len(r.RawSHA256State) > 0 && !r.State.Running {
+		v.add("a log that has ended is not continued")
+	}
 }
 
 func sameTime(a, b *time.Time) bool {

@@ -1,0 +1,211 @@
+package exporter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/kubelogexporter/kubelogexporter/sink"
+	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
+)
+
+const (
+	// resumeWait bounds the reading of what was stored of a log, resumeDying that of a dying pod's, whose
+	// log may be gone in a second.
+	resumeWait  = 10 * time.Second
+	resumeDying = time.Second
+	// resumeLines and resumeTime say how much of a stored log's end is read, so that a further read can be
+	// joined with it: as many lines as podlog remembers one by one, or all of the time that reads overlap.
+	resumeLines = 512
+	resumeTime  = 5 * time.Second
+)
+
+// takeUp makes a capture go on with what was stored of the run's log while it went on: by an earlier
+// process, or by an earlier look at it. If that cannot be had the log begins anew.
+func (c *capture) takeUp(ctx context.Context) {
+	if c.tookUp || c.had() || c.e.once {
+		return
+	}
+	c.tookUp = true
+	wait := resumeWait
+	if m := c.run.now(); m.dying || m.podGone {
+		wait = resumeDying
+	}
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	key, err := c.stored(ctx)
+	if err == nil && key != "" {
+		err = c.resume(ctx, key)
+	}
+	if err != nil {
+		c.reset()
+		c.tookUp = true
+		c.e.log.Warn("cannot go on with what was stored of a log; its record will name only what is read from now on, and what was stored stays as a snapshot",
+			c.attrs("snapshot", key, "err", err)...)
+	}
+}
+
+// stored returns the key of the run's last snapshot, if there is one. The ledger knows it; where a
+// ledger was lost, the archive does.
+func (c *capture) stored(ctx context.Context) (string, error) {
+	if key := c.run.storedUnder(); key != "" {
+		return key, nil
+	}
+	if c.e.policy != string(CaptureLive) || !c.e.known.IsZero() || !c.run.startedAt.Before(c.e.begun) || c.run.now().dying {
+		return "", nil
+	}
+	return c.e.lastSnapshot(ctx, c.run)
+}
+
+// lastSnapshot looks for the youngest snapshot of a run in the archive, day by day backwards.
+func (e *Exporter) lastSnapshot(ctx context.Context, r *run) (string, error) {
+	key := e.keyOf(r)
+	today := time.Now().UTC().AddDate(0, 0, 1)
+	for day, n := today, 0; !day.Before(r.startedAt.UTC().AddDate(0, 0, -1)) && n < maxLookBack; day, n = day.AddDate(0, 0, -1), n+1 {
+		key.Date = day.Format(time.DateOnly)
+		prefix := strings.TrimSuffix(key.Record(), "json") + "at"
+		last := ""
+		for o, err := range e.bucket.List(ctx, prefix, sink.ListOptions{}) {
+			if err != nil {
+				return "", fmt.Errorf("look for snapshots: %w", err)
+			}
+			if strings.HasSuffix(o.Key, ".json") {
+				last = o.Key
+			}
+		}
+		if last != "" {
+			return last, nil
+		}
+	}
+	return "", nil
+}
+
+// keyOf names a run, without a date.
+func (e *Exporter) keyOf(r *run) bundle.RunKey {
+	pod := r.now().pod
+	return bundle.RunKey{
+		Cluster: e.cluster, Namespace: pod.namespace, Pod: pod.name, UID: string(pod.uid),
+		Container: r.id.container, Restart: r.restart, ID12: bundle.ID12(r.id.containerID),
+	}
+}
+
+// resume makes the log go on where a snapshot ends.
+func (c *capture) resume(ctx context.Context, key string) error {
+	rec, err := c.e.loadStored(ctx, key)
+	if err != nil {
+		return err
+	}
+	if err := rec.ValidateLog(); err != nil {
+		return err
+	}
+	if len(rec.Objects) == 0 {
+		return nil
+	}
+	for _, o := range rec.Objects {
+		if _, _, _, compression, err := bundle.ParseKey(o.Key); err != nil || compression != c.e.compression {
+			return errors.New("it is compressed in another way than is wanted now")
+		}
+	}
+	if err := c.open(); err != nil {
+		return err
+	}
+	if err := c.out.resume(rec); err != nil {
+		return err
+	}
+	tail, done, err := c.e.storedTail(ctx, rec)
+	defer done()
+	if err != nil {
+		return err
+	}
+	var first time.Time
+	if rec.FirstStamp != nil {
+		first = *rec.FirstStamp
+	}
+	if err := c.log.Resume(tail, rec.Lines, rec.RawBytes, first); err != nil {
+		return err
+	}
+	c.earlier, c.followed, c.asked = rec, true, c.run.now().slot
+	if rec.Verdict.Middle.State != bundle.Proven && rec.Verdict.Middle.Cause != bundle.CauseStillRunning {
+		c.middle = rec.Verdict.Middle
+	}
+	c.notes.Lock()
+	defer c.notes.Unlock()
+	if len(c.reads) == 0 {
+		c.reads, c.texts = rec.Capture.Reads[:min(len(rec.Capture.Reads), maxReads/2)], rec.Capture.KubeletErrors
+	}
+	return nil
+}
+
+// loadStored reads a record from the spool, or from the bucket if it was shipped.
+func (e *Exporter) loadStored(ctx context.Context, key string) (*bundle.Record, error) {
+	body, err := e.openStored(ctx, key, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close() //nolint:errcheck // read only
+	data, err := io.ReadAll(io.LimitReader(body, bundle.MaxRecordSize+1))
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", key, err)
+	}
+	return bundle.Decode(data)
+}
+
+func (e *Exporter) openStored(ctx context.Context, key string, offset int64) (io.ReadCloser, error) {
+	body, err := e.spool.Open(ctx, key, offset, -1)
+	if errors.Is(err, sink.ErrNotFound) {
+		return e.bucket.Open(ctx, key, offset, -1)
+	}
+	return body, err
+}
+
+// storedTail opens the end of a stored log. done closes it, whatever was returned.
+func (e *Exporter) storedTail(ctx context.Context, rec *bundle.Record) (tail io.Reader, done func(), err error) {
+	from, offset := tailOf(rec)
+	var parts []io.Reader
+	var open []io.Closer
+	done = func() {
+		for _, c := range open {
+			_ = c.Close() // read only
+		}
+	}
+	for _, o := range rec.Objects[from:] {
+		body, err := e.openStored(ctx, o.Key, offset)
+		if err != nil {
+			return nil, done, err
+		}
+		offset = 0
+		text, err := bundle.NewLogReader(body, e.compression)
+		open = append(open, body)
+		if err != nil {
+			return nil, done, err
+		}
+		open = append(open, text)
+		parts = append(parts, text)
+	}
+	return io.MultiReader(parts...), done, nil
+}
+
+// tailOf says with which object of a log, and where in it, enough of its end begins.
+func tailOf(rec *bundle.Record) (object int, offset int64) {
+	lines := int64(0)
+	for i := len(rec.Objects) - 1; i >= 0; i-- {
+		o := rec.Objects[i]
+		for j := len(o.Frames) - 1; j > 0; j-- {
+			f := o.Frames[j]
+			if enoughTail(rec, lines+o.Lines-f.FirstLine, f.FirstStamp) {
+				return i, f.Offset
+			}
+		}
+		if lines += o.Lines; enoughTail(rec, lines, o.FirstStamp) {
+			return i, 0
+		}
+	}
+	return 0, 0
+}
+
+func enoughTail(rec *bundle.Record, lines int64, first *time.Time) bool {
+	return lines >= resumeLines || first != nil && rec.LastStamp != nil && rec.LastStamp.Sub(*first) > resumeTime
+}

@@ -1,0 +1,172 @@
+package exporter
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kubelogexporter/kubelogexporter/exporter/kubetest"
+	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
+)
+
+// final waits for the record of a run that has ended.
+func (w *world) final(restart int32) *bundle.Record {
+	w.t.Helper()
+	var final *bundle.Record
+	w.until("the run's record", func() bool {
+		for _, rec := range w.records() {
+			if !rec.State.Running && rec.Container.RestartCount == restart {
+				final = rec
+			}
+		}
+		return final != nil
+	})
+	return final
+}
+
+// words returns the text of a record without stamps and newlines.
+func (w *world) words(rec *bundle.Record) string {
+	w.t.Helper()
+	var words []string
+	for line := range strings.Lines(w.text(rec)) {
+		_, text, _ := strings.Cut(line, " ")
+		words = append(words, strings.TrimSuffix(text, "\n"))
+	}
+	return strings.Join(words, " ")
+}
+
+// stopAfter prints to a new container's log, lets an exporter follow it, and stops that.
+func (w *world) stopAfter(name, text string) (*corev1.Pod, *kubetest.Container) {
+	w.t.Helper()
+	pod, c := w.pod(name)
+	w.kube.SetPod(pod)
+	w.start(live)
+	w.until("a stream", func() bool { return len(w.kube.Requests("follow=true")) > 0 })
+	c.Print(time.Now(), text)
+	w.until("the stream's lines", func() bool { return c.Following() > 0 })
+	<-time.After(50 * time.Millisecond)
+	w.stop()
+	return pod, c
+}
+
+// A log that was followed goes on where it was when the exporter stopped: one record names all of it,
+// whatever became of the container, the spool and the kubelet's file in between.
+func TestLiveGoesOn(t *testing.T) {
+	for name, tt := range map[string]struct {
+		between func(w *world, pod *corev1.Pod, c *kubetest.Container)
+		after   func(w *world, pod *corev1.Pod, c *kubetest.Container)
+		want    string
+		verdict [3]bundle.PartState
+		cause   bundle.Cause // of the worst part
+	}{
+		"it runs on": {
+			between: func(_ *world, _ *corev1.Pod, c *kubetest.Container) { c.Print(time.Now(), "between\n") },
+			after:   endAfter("last\n"),
+			want:    "one two between last", verdict: [3]bundle.PartState{bundle.Proven, bundle.Proven, bundle.Proven},
+		},
+		"and the spool is lost": {
+			between: func(w *world, _ *corev1.Pod, c *kubetest.Container) {
+				w.spool = w.t.TempDir()
+				c.Rotate(time.Now(), "lost\n")
+			},
+			after: endAfter("last\n"),
+			want:  "one two last", verdict: [3]bundle.PartState{bundle.Proven, bundle.Lost, bundle.Proven}, cause: bundle.CauseJoinFailed,
+		},
+		"a rotation": {
+			between: func(_ *world, _ *corev1.Pod, c *kubetest.Container) {
+				c.Rotate(time.Now(), "lost\n")
+				c.Print(time.Now().Add(time.Second), "newer\n")
+			},
+			after: endAfter("last\n"),
+			want:  "one two newer last", verdict: [3]bundle.PartState{bundle.Proven, bundle.Lost, bundle.Proven}, cause: bundle.CauseJoinFailed,
+		},
+		"it ended": {
+			between: func(w *world, pod *corev1.Pod, c *kubetest.Container) { endAfter("between\n")(w, pod, c) },
+			want:    "one two between", verdict: [3]bundle.PartState{bundle.Proven, bundle.Proven, bundle.Proven},
+		},
+		"it restarted": {
+			between: func(w *world, pod *corev1.Pod, c *kubetest.Container) {
+				endAfter("between\n")(w, pod, c)
+				c.Restart()
+				restart(pod, c)
+				c.Print(time.Now(), "another\n")
+				w.kube.SetPod(pod)
+			},
+			want: "one two between", verdict: [3]bundle.PartState{bundle.Proven, bundle.Proven, bundle.Proven},
+		},
+		"its pod vanished": {
+			between: func(w *world, pod *corev1.Pod, _ *kubetest.Container) { w.kube.DeletePod(pod.Namespace, pod.Name) },
+			want:    "one two", verdict: [3]bundle.PartState{bundle.Proven, bundle.Proven, bundle.Lost}, cause: bundle.CauseVanishedWhileDown,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			pod, c := w.stopAfter("goes-on", "one\ntwo\n")
+			tt.between(w, pod, c)
+			before := len(w.kube.Requests("follow=true"))
+			w.start(live)
+			if tt.after != nil {
+				w.until("a further stream", func() bool { return len(w.kube.Requests("follow=true")) > before })
+				tt.after(w, pod, c)
+			}
+			rec := w.final(0)
+			if got := w.words(rec); got != tt.want {
+				t.Errorf("log %q, want %q; reads %+v", got, tt.want, rec.Capture.Reads)
+			}
+			v := rec.Verdict
+			if got := [3]bundle.PartState{v.Head.State, v.Middle.State, v.Tail.State}; got != tt.verdict {
+				t.Errorf("verdict %+v", v)
+			}
+			if v.Tail.State == bundle.Lost && v.Tail.Cause != tt.cause || v.Middle.State == bundle.Lost && v.Middle.Cause != tt.cause {
+				t.Errorf("verdict %+v", v)
+			}
+			sum := sha256.Sum256([]byte(w.text(rec)))
+			if hex.EncodeToString(sum[:]) != rec.RawSHA256 || len(rec.LastLines) != int(rec.Lines) {
+				t.Errorf("hash %s, last lines %q", rec.RawSHA256, rec.LastLines)
+			}
+		})
+	}
+}
+
+func endAfter(text string) func(*world, *corev1.Pod, *kubetest.Container) {
+	return func(w *world, pod *corev1.Pod, c *kubetest.Container) {
+		c.Print(time.Now().Add(2*time.Second), text)
+		c.Exit()
+		exit(pod, 0)
+		w.kube.SetPod(pod)
+	}
+}
+
+// A log of many segments goes on through several processes.
+func TestLiveGoesOnAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	pod, c := w.pod("again")
+	w.kube.SetPod(pod)
+	n := 0
+	for range 3 {
+		before := len(w.kube.Requests("follow=true"))
+		w.begin(func(e *Exporter) { e.segmentEvery = 20 * time.Millisecond }, live)
+		w.until("a stream", func() bool { return len(w.kube.Requests("follow=true")) > before })
+		for range 2 {
+			have := len(w.records())
+			c.Print(time.Now(), fmt.Sprintf("%d\n", n))
+			n++
+			w.until("a segment", func() bool { return len(w.records()) > have })
+		}
+		w.stop()
+	}
+	w.start(live)
+	w.until("the last stream", func() bool { return c.Following() > 0 })
+	endAfter("end\n")(w, pod, c)
+	rec := w.final(0)
+	if got := w.words(rec); got != "0 1 2 3 4 5 end" || !rec.Verdict.Complete || len(rec.Objects) < 6 {
+		t.Errorf("log %q in %d objects, verdict %+v", got, len(rec.Objects), rec.Verdict)
+	}
+}
