@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -18,6 +19,8 @@ const (
 	// because a log may live for a second only.
 	firstBackoff = 200 * time.Millisecond
 	lastBackoff  = 30 * time.Second
+	// dyingTries is how often the log of a dying pod is asked for at short intervals: for half a minute.
+	dyingTries = 100
 	// maxReads bounds the list of reads in a record.
 	maxReads = 50
 )
@@ -31,19 +34,20 @@ type capture struct {
 	held
 	kept *held // what a read brought that may be the successor's, until a read by name shows better
 
-	closings  int       // closing reads that brought more
-	refused   int       // refusals in a row
-	certain   bool      // it was looked whether a read that does not continue what is held is this run's
-	consulted bool      // the node was asked for what the API could not give
-	moved     bool      // the run changed its slot under a read
-	renew     bool      // the last stream was cut because it had lasted long enough
-	followed  bool      // a stream was asked for
-	nodeAway  bool      // the last refusal came from a node that cannot be reached
-	crowded   time.Time // when the node had no stream to spare
-	heard     time.Time // when the last body brought something
-	gone      bool      // the API has no more to give
-	running   bool      // a snapshot: the run goes on
-	looked    bool      // the pod was looked at after the last read
+	closings  int         // closing reads that brought more
+	refused   int         // refusals in a row
+	certain   bool        // it was looked whether a read that does not continue what is held is this run's
+	consulted bool        // the node was asked for what the API could not give
+	moved     bool        // the run changed its slot under a read
+	renew     bool        // the last stream was cut because it had lasted long enough
+	followed  bool        // a stream was asked for
+	nodeAway  bool        // the last refusal came from a node that cannot be reached
+	crowded   time.Time   // when the node had no stream to spare
+	heard     time.Time   // when the last body brought something
+	gone      bool        // the API has no more to give
+	running   bool        // a snapshot: the run goes on
+	sweeping  atomic.Bool // it is only looked what there is so far
+	looked    bool        // the pod was looked at after the last read
 
 	notes  sync.Mutex // what goes into a record, which may be written beside a stream
 	reads  []bundle.Read
@@ -80,7 +84,6 @@ func (e *Exporter) begin(r *run, p priority) {
 		r.capture.hurry(p)
 		return
 	}
-	e.metrics.observed.Inc()
 	c := e.newCapture(r)
 	switch m := r.moment(); {
 	case m.ended():
@@ -94,7 +97,6 @@ func (e *Exporter) begin(r *run, p priority) {
 
 // beginLive follows a run from its first sight on.
 func (e *Exporter) beginLive(r *run) {
-	e.metrics.observed.Inc()
 	c := e.newCapture(r)
 	c.next(prioLive, time.Now(), c.follow)
 }
@@ -103,9 +105,15 @@ func (e *Exporter) newCapture(r *run) *capture {
 	c := &capture{e: e, run: r}
 	r.capture = c
 	e.captures.begin()
-	e.tally.add(func(t *tally) { t.runs++ })
-	e.metrics.open.Inc()
+	c.count()
 	return c
+}
+
+// count takes the run's end, or what is taken for it, into the account.
+func (c *capture) count() {
+	c.e.tally.add(func(t *tally) { t.runs++ })
+	c.e.metrics.observed.Inc()
+	c.e.metrics.open.Inc()
 }
 
 // next puts the next step on the queue.
@@ -177,6 +185,17 @@ func (c *capture) request(r podlog.Request) podlog.Request {
 func backoff(n int) time.Duration {
 	d := firstBackoff << min(max(n-1, 0), 10)
 	return min(d, lastBackoff)
+}
+
+// pause is the wait before the log is asked for again after a refusal. What a pod that is being deleted has
+// to say last can be had for a second only, so its log is asked for at short intervals for a while: a
+// kubelet that comes back ends it at once.
+func (c *capture) pause() time.Duration {
+	d := backoff(c.refused)
+	if c.refused <= dyingTries && c.run.now().dying {
+		d = min(d, pollDying)
+	}
+	return d
 }
 
 func (c *capture) attrs(more ...any) []any {

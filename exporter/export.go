@@ -10,9 +10,6 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
-	"github.com/kubelogexporter/kubelogexporter/exporter/podlog"
-	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
 
 // storePatience is how long a one-off export waits for a store that refuses everything.
@@ -61,7 +58,7 @@ func (e *Exporter) Progress() Progress {
 // Export collects the logs of the selected pods once, of running containers too, and returns when
 // all of them are in the bucket, or ctx ended. Failures of single containers are in Progress.
 func (e *Exporter) Export(ctx context.Context) error {
-	e.once, e.policy = true, "export"
+	e.once, e.policy, e.begun = true, policyExport, time.Now()
 	e.tracker.alive = func(r *run) { e.begin(r, prioFinished) } // a running container: read what it has written so far
 	work, stop := context.WithCancel(ctx)
 	defer stop()
@@ -139,28 +136,6 @@ func (e *Exporter) await(ctx context.Context) error {
 	}
 }
 
-// snapshot reads what a running container has written so far.
-func (c *capture) snapshot(ctx context.Context) {
-	if m := c.run.now(); m.ended() {
-		c.read(ctx)
-		return
-	}
-	c.asked = slotCurrent
-	_, ok := c.take(ctx, "get", podlog.Request{})
-	switch {
-	case ctx.Err() != nil:
-		c.abandon()
-	case ok:
-		c.running = true
-		c.tail = bundle.Part{State: bundle.Unproven, Cause: bundle.CauseStillRunning}
-		c.seal(ctx)
-	case c.gone:
-		c.seal(ctx)
-	default:
-		c.again(c.snapshot)
-	}
-}
-
 // again puts a step that was refused back on the queue; a one-off export gives up at some point.
 func (c *capture) again(step func(context.Context)) {
 	if c.e.once && c.refused >= oneShotTries {
@@ -171,7 +146,7 @@ func (c *capture) again(step func(context.Context)) {
 		c.finish()
 		return
 	}
-	c.next(c.priority(), time.Now().Add(backoff(c.refused)), step)
+	c.next(c.priority(), time.Now().Add(c.pause()), step)
 }
 
 func (c *capture) lastError() error {

@@ -82,6 +82,15 @@ const (
 	CaptureLive Capture = "live"
 )
 
+// What else stands as a policy in a record.
+const (
+	policySweep  = "sweep"
+	policyExport = "export"
+)
+
+// errStopping says that the exporter was told to end.
+var errStopping = errors.New("the exporter stops")
+
 // Defaults for the limits. A follow costs the node one inotify instance, of which many systems allow
 // 128 per user, and other programs want some; a read costs it CPU for as long as it lasts.
 const (

@@ -87,7 +87,7 @@ func (c *capture) streamed(ctx context.Context, ended, ok bool) {
 	case c.e.stopping() && !m.dying:
 		c.stop(ctx)
 	default:
-		c.next(c.priority(), time.Now().Add(backoff(c.refused)), c.follow)
+		c.next(c.priority(), time.Now().Add(c.pause()), c.follow)
 	}
 }
 

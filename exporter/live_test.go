@@ -194,6 +194,7 @@ func TestLiveRenewal(t *testing.T) {
 	pod, c := w.pod("eternal")
 	w.kube.SetPod(pod)
 	w.begin(func(e *Exporter) { e.renewAfter = 30 * time.Millisecond }, live)
+	w.until("a stream", func() bool { return len(w.kube.Requests("follow=true")) > 0 })
 	for n := range 60 {
 		c.Print(time.Now(), fmt.Sprintf("line %d.\n", n))
 		<-time.After(5 * time.Millisecond)

@@ -13,6 +13,7 @@ type metrics struct {
 	open         prometheus.Gauge
 	pending      prometheus.Gauge
 	archived     prometheus.Counter
+	snapshots    prometheus.Counter
 	already      prometheus.Counter
 	verdicts     *prometheus.CounterVec
 	read         *prometheus.CounterVec
@@ -28,9 +29,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		open: prometheus.NewGauge(prometheus.GaugeOpts{Namespace: ns, Name: "runs_open",
 			Help: "Runs taken up for capture that are not in the spool yet."}),
 		pending: prometheus.NewGauge(prometheus.GaugeOpts{Namespace: ns, Name: "captures_pending",
-			Help: "Captures in the spool that are not in the bucket yet."}),
+			Help: "Captures of ended runs in the spool that are not in the bucket yet."}),
 		archived: prometheus.NewCounter(prometheus.CounterOpts{Namespace: ns, Name: "archived_total",
-			Help: "Records stored in the bucket."}),
+			Help: "Records of ended runs stored in the bucket."}),
+		snapshots: prometheus.NewCounter(prometheus.CounterOpts{Namespace: ns, Name: "snapshots_archived_total",
+			Help: "Snapshots of runs that go on stored in the bucket."}),
 		already: prometheus.NewCounter(prometheus.CounterOpts{Namespace: ns, Name: "already_archived_total",
 			Help: "Runs that had a record in the bucket before."}),
 		verdicts: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: ns, Name: "captures_total",
@@ -44,7 +47,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Buckets: []float64{0.5, 1, 1.5, 2, 2.5, 3, 4, 5, 7.5, 10, 30, 60, 300, 1800}}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.observed, m.open, m.pending, m.archived, m.already, m.verdicts, m.read, m.uploadErrors, m.lag)
+		reg.MustRegister(m.observed, m.open, m.pending, m.archived, m.snapshots, m.already, m.verdicts, m.read, m.uploadErrors, m.lag)
 	}
 	return m
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,7 +27,7 @@ const (
 // takeUp makes a capture go on with what was stored of the run's log while it went on: by an earlier
 // process, or by an earlier look at it. If that cannot be had the log begins anew.
 func (c *capture) takeUp(ctx context.Context) {
-	if c.tookUp || c.had() || c.e.once {
+	if c.tookUp || c.had() {
 		return
 	}
 	c.tookUp = true
@@ -54,7 +55,8 @@ func (c *capture) stored(ctx context.Context) (string, error) {
 	if key := c.run.storedUnder(); key != "" {
 		return key, nil
 	}
-	if c.e.policy != string(CaptureLive) || !c.e.known.IsZero() || !c.run.startedAt.Before(c.e.begun) || c.run.now().dying {
+	stored := c.e.once || c.sweeping.Load() || c.e.policy == string(CaptureLive) // or would be
+	if !stored || !c.e.known.IsZero() || !c.run.startedAt.Before(c.e.begun) || c.run.now().dying {
 		return "", nil
 	}
 	return c.e.lastSnapshot(ctx, c.run)
@@ -63,9 +65,11 @@ func (c *capture) stored(ctx context.Context) (string, error) {
 // lastSnapshot looks for the youngest snapshot of a run in the archive, day by day backwards.
 func (e *Exporter) lastSnapshot(ctx context.Context, r *run) (string, error) {
 	key := e.keyOf(r)
-	today := time.Now().UTC().AddDate(0, 0, 1)
-	for day, n := today, 0; !day.Before(r.startedAt.UTC().AddDate(0, 0, -1)) && n < maxLookBack; day, n = day.AddDate(0, 0, -1), n+1 {
-		key.Date = day.Format(time.DateOnly)
+	days, err := e.daysSince(ctx, key, r.startedAt)
+	if err != nil {
+		return "", err
+	}
+	for _, key.Date = range slices.Backward(days[max(0, len(days)-maxLookBack):]) {
 		prefix := strings.TrimSuffix(key.Record(), "json") + "at"
 		last := ""
 		for o, err := range e.bucket.List(ctx, prefix, sink.ListOptions{}) {
@@ -81,6 +85,21 @@ func (e *Exporter) lastSnapshot(ctx context.Context, r *run) (string, error) {
 		}
 	}
 	return "", nil
+}
+
+// daysSince returns the days from a time on, or the one before it, on which a namespace has anything stored.
+func (e *Exporter) daysSince(ctx context.Context, key bundle.RunKey, from time.Time) (days []string, err error) {
+	oldest := from.UTC().AddDate(0, 0, -1).Format(time.DateOnly)
+	prefix := bundle.NamespacePrefix(key.Cluster, key.Namespace) + "date="
+	for o, err := range e.bucket.List(ctx, prefix, sink.ListOptions{Shallow: true}) {
+		if err != nil {
+			return nil, fmt.Errorf("look for snapshots: %w", err)
+		}
+		if day := strings.TrimSuffix(strings.TrimPrefix(o.Key, prefix), "/"); day >= oldest {
+			days = append(days, day)
+		}
+	}
+	return days, nil
 }
 
 // keyOf names a run, without a date.

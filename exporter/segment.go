@@ -2,8 +2,10 @@ package exporter
 
 import (
 	"context"
+	"errors"
 	"time"
 
+	"github.com/kubelogexporter/kubelogexporter/sink"
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
 
@@ -40,9 +42,12 @@ func (c *capture) segment() {
 }
 
 // storeSoFar stores the whole lines that have been read and not stored yet. It may be called beside a stream.
-func (c *capture) storeSoFar() {
+func (c *capture) storeSoFar() (key string, fresh bool) {
 	m := c.run.now()
 	rec := c.record(m, true)
+	if c.sweeping.Load() {
+		rec.Capture.Policy = policySweep
+	}
 	first, firstSecond := c.out.beginning()
 	part := bundle.Part{State: bundle.Unproven, Cause: bundle.CauseStillRunning}
 	rec.Verdict = bundle.Verdict{Head: c.judgeHeadOf(m, beginning{first: first, burst: firstSecond}), Middle: part, Tail: part}
@@ -51,22 +56,24 @@ func (c *capture) storeSoFar() {
 	}
 	fresh, err := c.out.segment(rec)
 	if err == nil && fresh {
-		err = c.spoolSnapshot(rec)
+		key, err = c.spoolSnapshot(rec)
 	}
 	if err != nil {
 		c.e.log.Warn("cannot spool a segment, will try again", c.attrs("err", err)...)
 	}
+	return key, fresh && err == nil
 }
 
-func (c *capture) spoolSnapshot(rec *bundle.Record) error {
+func (c *capture) spoolSnapshot(rec *bundle.Record) (string, error) {
 	run, err := bundle.KeyOf(rec)
 	if err != nil {
-		return err
+		return "", err
 	}
-	if err := putRecord(c.e.spool, run.Record(), rec); err != nil {
-		return err
+	key := run.Record()
+	if err := putRecord(c.e.spool, key, rec); err != nil && !errors.Is(err, sink.ErrExists) {
+		return "", err
 	}
-	c.e.ship.add(run.Record())
-	c.run.storeUnder(run.Record())
-	return nil
+	c.e.ship.add(key)
+	c.run.storeUnder(key)
+	return key, nil
 }

@@ -91,8 +91,17 @@ func (s *shipper) recover(ctx context.Context) error {
 // add takes a committed capture, by its record's key.
 func (s *shipper) add(key string) {
 	s.open.begin()
-	s.e.metrics.pending.Inc()
+	if s.counts(key) {
+		s.e.metrics.pending.Inc()
+	}
 	s.schedule(key, 0)
+}
+
+// counts says whether a record stands for a run in the account of metrics.go. The snapshot of a run that
+// goes on does not.
+func (s *shipper) counts(key string) bool {
+	k, _, _, _, err := bundle.ParseKey(key)
+	return s.e.once || err != nil || k.Snapshot.IsZero()
 }
 
 func (s *shipper) schedule(key string, tries int) {
@@ -111,7 +120,9 @@ func (s *shipper) schedule(key string, tries int) {
 			s.schedule(key, tries+1)
 			return
 		}
-		s.e.metrics.pending.Dec()
+		if s.counts(key) {
+			s.e.metrics.pending.Dec()
+		}
 		s.open.end()
 	})
 }
@@ -185,9 +196,13 @@ func (s *shipper) one(ctx context.Context, key string) error {
 		if err := s.asGood(ctx, key, rec); err != nil {
 			return err
 		}
-		s.e.metrics.already.Inc()
+		if s.counts(key) {
+			s.e.metrics.already.Inc()
+		}
 	case err != nil:
 		return err
+	case !s.counts(key):
+		s.e.metrics.snapshots.Inc()
 	default:
 		s.e.metrics.archived.Inc()
 		if t := rec.State.FinishedAt; t != nil && !rec.State.FinishedAtEstimated {

@@ -277,6 +277,33 @@ func (t *tracker) knows(uid types.UID) bool {
 	return t.pods[uid] != nil
 }
 
+// running returns the runs that go on, as far as is known.
+func (t *tracker) running() []*run {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var runs []*run
+	for _, ps := range t.pods {
+		for _, r := range ps.runs {
+			if m := r.moment(); !m.ended() && !m.dying && !r.unseen && !m.remembered {
+				runs = append(runs, r)
+			}
+		}
+	}
+	return runs
+}
+
+// release gives a run back that was only looked at, and says whether that is all. It is not if the run
+// was handed to work meanwhile: then the capture goes on.
+func (r *run) release() bool {
+	r.tracker.mu.Lock()
+	defer r.tracker.mu.Unlock()
+	if r.begun {
+		return false
+	}
+	r.capture = nil
+	return true
+}
+
 // close stops handing out runs. What is seen of pods is still taken.
 func (t *tracker) close() {
 	t.mu.Lock()

@@ -20,6 +20,9 @@ const (
 	contextName = "kubelogexporter"
 )
 
+// staticPods is the folder whose manifests the kubelet runs without an API server.
+const staticPods = dir + "/static-pods"
+
 func pki(name string) string        { return filepath.Join(dir, "pki", name) }
 func kubeconfig(user string) string { return filepath.Join(dir, user+".kubeconfig") }
 
@@ -198,7 +201,12 @@ func kubeletSettings(o Options) map[string]any {
 		"containerLogMaxSize":  o.ContainerLogMaxSize,
 		"containerLogMaxFiles": o.ContainerLogMaxFiles,
 
-		"maxPods": 250,
+		"staticPodPath": staticPods,
+		// How soon a volume that is too full is seen.
+		"volumeStatsAggPeriod": "5s",
+		// How soon a new static pod is seen.
+		"fileCheckFrequency": "1s",
+		"maxPods":            250,
 		// Chains for kube-proxy, which is not here; they would stay behind.
 		"makeIPTablesUtilChains": false,
 		"volumePluginDir":        dir + "/volume-plugins",

@@ -16,6 +16,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 )
 
 const (
@@ -75,6 +76,8 @@ type Node struct {
 	Options Options
 	// Logs is the folder with the components' own logs.
 	Logs string
+	// StaticPods is the folder with the manifests of static pods.
+	StaticPods string
 
 	binaries string
 	release  func() error
@@ -89,6 +92,15 @@ func (n *Node) Close() error {
 	err := n.release()
 	n.release = nil
 	return err
+}
+
+// RestartKubelet kills the kubelet, leaves the node without one for a while, and starts it again. It returns
+// when the node is Ready. The containers run on meanwhile.
+func (n *Node) RestartKubelet(ctx context.Context, away time.Duration) error {
+	if err := supported(); err != nil {
+		return err
+	}
+	return n.restartKubelet(ctx, away)
 }
 
 // Component is one process of the node.

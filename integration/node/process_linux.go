@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -199,6 +200,36 @@ func marked() ([]process, error) {
 		}
 	}
 	return all, nil
+}
+
+func (n *Node) restartKubelet(ctx context.Context, away time.Duration) error {
+	records, err := recorded()
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(records, func(p process) bool { return p.Name == "kubelet" })
+	if i < 0 {
+		return errors.New("restart kubelet: none was started")
+	}
+	if err := syscall.Kill(records[i].PID, syscall.SIGKILL); err != nil {
+		return fmt.Errorf("restart kubelet: %w", err)
+	}
+	for records[i].alive() {
+		time.Sleep(time.Millisecond)
+	}
+	select {
+	case <-time.After(away):
+	case <-ctx.Done():
+	}
+	kubelet, err := start(n.binaries, "kubelet", kubeletArgs()...)
+	if err != nil {
+		return err
+	}
+	api, err := newClient()
+	if err != nil {
+		return err
+	}
+	return kubelet.wait(ctx, 2*time.Minute, api.kubeletReady)
 }
 
 // killAll ends the processes of the node and of its pods, and returns when

@@ -73,6 +73,7 @@ func (r record) node() *Node {
 		CA:         pki("ca.crt"),
 		Options:    r.Options,
 		Logs:       dir + "/log",
+		StaticPods: staticPods,
 		binaries:   r.Binaries,
 	}
 }
@@ -158,7 +159,7 @@ func create(ctx context.Context, o Options, bin string, t tools, p *progress) (*
 	if err != nil {
 		return nil, err
 	}
-	for _, sub := range []string{"", "run", "log", "pki", "cni"} {
+	for _, sub := range []string{"", "run", "log", "pki", "cni", "static-pods"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
 			return nil, fmt.Errorf("make state folder: %w", err)
 		}

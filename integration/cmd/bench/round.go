@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -233,8 +234,29 @@ func (r *round) truth(ctx context.Context) error {
 	return nil
 }
 
-// lastStamp is the stamp of a log file's last line.
+// lastStamp is the stamp of the last line in a container's log files. The newest one is empty if the
+// kubelet has rotated it right after that line.
 func lastStamp(name string) (time.Time, error) {
+	at, err := lastStampIn(name)
+	if err != nil || !at.IsZero() {
+		return at, err
+	}
+	rotated, err := filepath.Glob(name + ".*")
+	if err != nil {
+		return time.Time{}, err
+	}
+	rotated = slices.DeleteFunc(rotated, func(name string) bool { return strings.HasSuffix(name, ".gz") })
+	if len(rotated) > 0 {
+		at, err = lastStampIn(slices.Max(rotated)) // their names end with the time of the rotation
+	}
+	if err == nil && at.IsZero() {
+		err = fmt.Errorf("read %s: no lines at its end", name)
+	}
+	return at, err
+}
+
+// lastStampIn is the stamp of one file's last line, zero if it has none.
+func lastStampIn(name string) (time.Time, error) {
 	f, err := os.Open(name) //nolint:gosec // the node's log file
 	if err != nil {
 		return time.Time{}, err
@@ -251,7 +273,7 @@ func lastStamp(name string) (time.Time, error) {
 	for h := range maps.Values(t.pods) {
 		return h.last, nil
 	}
-	return time.Time{}, fmt.Errorf("read %s: no lines at its end", name)
+	return time.Time{}, nil
 }
 
 // count makes a row for each client.

@@ -1,0 +1,146 @@
+package exporter
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/kubelogexporter/kubelogexporter/exporter/podlog"
+	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
+)
+
+// sweepPoll is how often it is looked whether a sweep is done.
+const sweepPoll = 20 * time.Millisecond
+
+// sweep stores what the running containers that take says yes to have written since they were last looked
+// at, and returns when it is in the spool. Runs that have ended need no sweep: they are captured anyway.
+func (e *Exporter) sweep(ctx context.Context, take func(*run) bool) error {
+	var mine []*capture
+	for _, r := range e.tracker.running() {
+		if !take(r) {
+			continue
+		}
+		if c := e.look(r); c != nil {
+			mine = append(mine, c)
+		}
+	}
+	tick := time.NewTicker(sweepPoll)
+	defer tick.Stop()
+	for _, c := range mine {
+		for c.sweeping.Load() {
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-e.stopped:
+				return errStopping
+			}
+		}
+	}
+	return nil
+}
+
+// look begins a capture that only stores what there is so far; nil if the run is being captured already.
+func (e *Exporter) look(r *run) *capture {
+	r.tracker.mu.Lock()
+	defer r.tracker.mu.Unlock()
+	if r.capture != nil || r.begun || r.done || r.tracker.closed {
+		return nil
+	}
+	c := &capture{e: e, run: r}
+	c.sweeping.Store(true)
+	r.capture = c
+	e.captures.begin()
+	c.next(prioFinished, time.Now(), c.snapshot)
+	return c
+}
+
+// snapshot reads what a running container has written since it was last read, and stores it.
+func (c *capture) snapshot(ctx context.Context) {
+	if m := c.run.now(); m.ended() || m.dying {
+		c.over(ctx)
+		return
+	}
+	c.takeUp(ctx)
+	c.asked = slotCurrent
+	var req podlog.Request
+	if c.earlier != nil {
+		req.Since = c.since()
+	}
+	_, ok := c.take(ctx, "get", req)
+	switch {
+	case ctx.Err() != nil:
+		c.abandon()
+	case ok:
+		c.storeSnapshot(ctx)
+	case c.gone && c.e.once:
+		c.seal(ctx)
+	case c.gone:
+		c.over(ctx)
+	case c.sweeping.Load() && c.refused >= oneShotTries:
+		c.e.log.Warn("cannot read a log, the next sweep tries again", c.attrs("err", c.lastError())...)
+		c.over(ctx)
+	default:
+		c.again(c.snapshot)
+	}
+}
+
+// storeSnapshot stores what was read of a run that goes on.
+func (c *capture) storeSnapshot(ctx context.Context) {
+	c.seePod(ctx)
+	vanished := apierrors.IsNotFound(c.podError())
+	switch m := c.run.now(); {
+	case ctx.Err() != nil:
+		c.abandon()
+		return
+	case m.ended() || m.slot != slotCurrent || errors.Is(c.podError(), errOtherPod), vanished && c.e.once:
+		c.over(ctx) // the name may have moved on under the read
+		return
+	}
+	before := int64(0)
+	if c.earlier != nil {
+		before = c.earlier.RawBytes
+	}
+	key, fresh := c.storeSoFar()
+	switch {
+	case fresh:
+		bytes := c.log.Bytes() - before
+		c.e.tally.add(func(t *tally) { t.bytes += bytes; t.keys = append(t.keys, key) })
+	case c.earlier == nil && c.e.once: // people want to see that there is nothing yet
+		c.running = true
+		c.tail = bundle.Part{State: bundle.Unproven, Cause: bundle.CauseStillRunning}
+		c.seal(ctx)
+		return
+	default:
+		c.e.tally.add(func(t *tally) { t.already++ })
+	}
+	c.reset()
+	c.over(ctx)
+}
+
+// over ends a look at a run that goes on. If the run has ended meanwhile, it is captured, with what was
+// read so far.
+func (c *capture) over(ctx context.Context) {
+	m := c.run.now()
+	switch {
+	case c.e.once && !m.ended() && c.had(): // its pod has vanished under the read
+		c.seal(ctx)
+		return
+	case c.e.once && !m.ended():
+		c.finish()
+		return
+	case c.e.once:
+		c.ended(ctx)
+		return
+	case c.run.release():
+		c.reset()
+		c.sweeping.Store(false)
+		c.e.captures.end()
+		return
+	}
+	c.sweeping.Store(false)
+	c.count()
+	c.next(c.priority(), time.Now(), c.follow)
+}

@@ -1,0 +1,164 @@
+package integration
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kubelogexporter/kubelogexporter/sink"
+	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
+)
+
+// said returns what a container wrote, without stamps, in one line.
+func (c *cluster) said(b sink.Bucket, rec *bundle.Record) string {
+	c.t.Helper()
+	var said []string
+	for line := range strings.Lines(string(c.text(b, rec))) {
+		_, text, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		said = append(said, text)
+	}
+	return strings.Join(said, " ")
+}
+
+// What a node does to pods by itself: the kubelet evicts one that fills its volume, the scheduler preempts
+// one for another that matters more, a static pod ends that the API server only mirrors.
+func TestNodeSituations(t *testing.T) {
+	c := newCluster(t)
+	buckets := c.exportBy("final", "live")
+
+	full := shell("full", `echo hello; /bin/busybox dd if=/dev/zero of=/volume/big bs=1M count=8 2>/dev/null; `+goodbye)
+	limit := resource.MustParse("1Mi")
+	full.Spec.Volumes = []corev1.Volume{{Name: "volume", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{SizeLimit: &limit}}}}
+	full.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "volume", MountPath: "/volume"}}
+	low := shell("low", goodbye)
+	low.Spec.Containers[0].Resources.Requests = corev1.ResourceList{corev1.ResourceCPU: c.most()}
+	c.create(full, low)
+	c.static("static", "echo hello; exit 4")
+	c.until(time.Minute, "the pods to run", func() bool {
+		for _, pod := range c.list() {
+			if pod.Name == "low" && pod.Status.Phase == corev1.PodRunning {
+				return true
+			}
+		}
+		return false
+	})
+	time.Sleep(time.Second) // it has said hello
+	c.create(c.urgent("high", "echo urgent", c.most()))
+
+	want := map[string]string{"full": "hello hello", "low": "hello goodbye", "static": "hello", "high": "urgent"}
+	for name, b := range buckets {
+		for _, rec := range c.ended(b, len(want)) {
+			pod, _, _ := strings.Cut(rec.Pod.Name, "-"+nodeName)
+			said := strings.TrimSuffix(c.said(b, rec), " goodbye")
+			if said != strings.TrimSuffix(want[pod], " goodbye") || rec.Verdict.Head.State != bundle.Proven {
+				t.Errorf("%s: %s: log %q, verdict %+v, reads %+v", name, pod, said, rec.Verdict, rec.Capture.Reads)
+			}
+			if pod == "full" && rec.Pod.Reason != "Evicted" {
+				t.Errorf("%s: the pod that fills its volume ended with %q: %s", name, rec.Pod.Reason, rec.Pod.Message)
+			}
+			t.Logf("%s: %s: complete %v, exit %v, reason %q/%q", name, pod, rec.Verdict.Complete, code(rec), rec.Pod.Reason, rec.State.Reason)
+		}
+	}
+}
+
+func code(rec *bundle.Record) string {
+	if rec.State.ExitCode == nil {
+		return "unknown"
+	}
+	return fmt.Sprint(*rec.State.ExitCode)
+}
+
+// nodeName is that of the only node.
+const nodeName = "kubelogexporter-node"
+
+// most is more than half of the node's processors.
+func (c *cluster) most() resource.Quantity {
+	c.t.Helper()
+	n, err := c.kube.CoreV1().Nodes().Get(c.t.Context(), nodeName, metav1.GetOptions{})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return *resource.NewMilliQuantity(n.Status.Allocatable.Cpu().MilliValue()*6/10, resource.DecimalSI)
+}
+
+// urgent is a pod that others have to make room for.
+func (c *cluster) urgent(name, script string, cpu resource.Quantity) *corev1.Pod {
+	c.t.Helper()
+	class := &schedulingv1.PriorityClass{ObjectMeta: metav1.ObjectMeta{Name: c.namespace}, Value: 1000}
+	if _, err := c.kube.SchedulingV1().PriorityClasses().Create(c.t.Context(), class, metav1.CreateOptions{}); err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(func() {
+		_ = c.kube.SchedulingV1().PriorityClasses().Delete(c.t.Context(), class.Name, metav1.DeleteOptions{})
+	})
+	pod := shell(name, script)
+	pod.Spec.PriorityClassName = class.Name
+	pod.Spec.Containers[0].Resources.Requests = corev1.ResourceList{corev1.ResourceCPU: cpu}
+	return pod
+}
+
+// static gives the kubelet a static pod, until the test ends.
+func (c *cluster) static(name, script string) {
+	c.t.Helper()
+	pod := shell(name, script)
+	pod.Namespace = c.namespace
+	pod.APIVersion, pod.Kind = "v1", "Pod"
+	data, err := json.Marshal(pod)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	file := filepath.Join(c.node.StaticPods, c.namespace+".json")
+	if err := os.WriteFile(file, data, 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(func() { _ = os.Remove(file) })
+}
+
+// A node whose kubelet is away for some seconds: containers that end meanwhile, one that goes on, and one
+// that is deleted have their whole logs archived all the same.
+func TestKubeletRestart(t *testing.T) {
+	c := newCluster(t)
+	buckets := c.exportBy("final", "live")
+	const count = `i=0; while [ $i -lt %d ]; do i=$((i+1)); echo $i; /bin/busybox sleep 0.1; done; exit 5`
+	c.create(shell("meanwhile", fmt.Sprintf(count, 40)), shell("later", fmt.Sprintf(count, 150)), shell("deleted", goodbye))
+	c.until(time.Minute, "the pods to run", func() bool { return c.inPhase(corev1.PodRunning) == 3 })
+	time.Sleep(time.Second)
+	deleted := make(chan struct{})
+	go func() {
+		defer close(deleted)
+		time.Sleep(2 * time.Second)
+		c.remove("deleted")
+	}()
+	if err := c.node.RestartKubelet(t.Context(), 6*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	<-deleted
+	for name, b := range buckets {
+		for _, rec := range c.ended(b, 3) {
+			want := 40
+			if rec.Pod.Name == "later" {
+				want = 150
+			}
+			said := c.said(b, rec)
+			t.Logf("%s: %s: %d lines, complete %v, exit %s, reads %d", name, rec.Pod.Name, rec.Lines, rec.Verdict.Complete, code(rec), len(rec.Capture.Reads))
+			if rec.Pod.Name == "deleted" {
+				if said != "hello goodbye" {
+					t.Errorf("%s: deleted: log %q, verdict %+v, reads %+v", name, said, rec.Verdict, rec.Capture.Reads)
+				}
+				continue
+			}
+			if !strings.HasPrefix(said, "1 2 3 ") || rec.Lines != int64(want) || !strings.HasSuffix(said, fmt.Sprintf(" %d", want)) {
+				t.Errorf("%s: %s: %d lines of %d, %q, verdict %+v, reads %+v", name, rec.Pod.Name, rec.Lines, want, said, rec.Verdict, rec.Capture.Reads)
+			}
+		}
+	}
+}
