@@ -44,6 +44,7 @@ type capture struct {
 	gone      bool      // the API has no more to give
 	running   bool      // a snapshot: the run goes on
 	looked    bool      // the pod was looked at after the last read
+	noRoom    bool      // the spool was full when there was something to read
 
 	notes  sync.Mutex // what goes into a record, which may be written beside a stream
 	reads  []bundle.Read
@@ -187,7 +188,7 @@ func (c *capture) open() error {
 	if c.out != nil {
 		return nil
 	}
-	out, err := newOutput(c.e.spool, c.e.encoders, c.e.compression)
+	out, err := c.e.output(c)
 	if err != nil {
 		return err
 	}
@@ -199,9 +200,7 @@ func (c *capture) open() error {
 
 // reset throws away what was read, because it may be another run's or the spool failed.
 func (c *capture) reset() {
-	if c.out != nil {
-		c.out.abort()
-	}
+	c.held.end(c.e)
 	c.held = held{}
 }
 
@@ -214,10 +213,18 @@ func (c *capture) keep() {
 
 // drop throws away what was put aside.
 func (c *capture) drop() {
-	if c.kept != nil && c.kept.out != nil {
-		c.kept.out.abort()
+	if c.kept != nil {
+		c.kept.end(c.e)
 	}
 	c.kept = nil
+}
+
+// end gives up what was not committed.
+func (h *held) end(e *Exporter) {
+	if h.out != nil {
+		e.outputs.remove(h.out)
+		h.out.abort()
+	}
 }
 
 // had says whether the kubelet served this run's log, be it an empty one.

@@ -36,6 +36,7 @@ const (
 // follow reads a running container's log to its end. For a pod that is being deleted the stream is
 // opened while the container still runs, because what is left after its exit lives for a second or less.
 func (c *capture) follow(ctx context.Context) {
+	c.resume()
 	m := c.run.now()
 	switch {
 	case m.ended() && !c.had():

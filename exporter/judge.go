@@ -39,6 +39,8 @@ func (c *capture) lostCause(m moment) bundle.Cause {
 	switch {
 	case c.run.unseen:
 		return bundle.CauseUnseenRuns
+	case c.noRoom:
+		return bundle.CauseSpoolFull
 	case m.podGone && m.remembered:
 		return bundle.CauseVanishedWhileDown
 	case m.podGone && c.nodeAway:
@@ -106,6 +108,11 @@ func (c *capture) judgeTail(m moment) bundle.Part {
 		return bundle.Part{State: bundle.Unproven, Cause: bundle.CauseTailUnproven, Evidence: []string{evidence}}
 	}
 	switch {
+	case c.out != nil && c.out.isFull():
+		return bundle.Part{
+			State: bundle.Lost, Cause: bundle.CauseSpoolFull,
+			Evidence: []string{"the spool was full, and the rest of the log could not wait at its source"},
+		}
 	case c.running:
 		return bundle.Part{State: bundle.Unproven, Cause: bundle.CauseStillRunning}
 	case m.podGone && c.nodeAway && c.tail.State != bundle.Proven:

@@ -35,9 +35,11 @@ func (c *capture) read(ctx context.Context) {
 	case recorded:
 		c.e.metrics.already.Inc()
 		c.e.tally.add(func(t *tally) { t.already++ })
+		c.e.leftovers.drop(c.run.id, c.e.spool)
 		c.finish()
 		return
 	}
+	c.resume()
 	if m.slot == slotNone || m.podGone {
 		c.salvage(ctx)
 		c.gone = true
@@ -231,7 +233,7 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 	}
 	if err := c.open(); err != nil {
 		c.refused++
-		c.e.log.Warn("cannot spool, will try again", c.attrs("err", err)...)
+		c.cannotSpool(err)
 		return podlog.Result{}, false
 	}
 	ctx, watched, done := c.watchdog(ctx, req.Follow)
@@ -259,7 +261,7 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 	case errors.As(err, &werr):
 		c.refused++
 		c.reset()
-		c.e.log.Warn("cannot spool, will try again", c.attrs("err", err)...)
+		c.cannotSpool(err)
 		return res, false
 	case res.TextKind == podlog.TextGone && res.Join == podlog.JoinEmpty && c.log.Bytes() == 0:
 		c.goneOrRetry()

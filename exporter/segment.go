@@ -57,6 +57,6 @@ func (c *capture) spoolSnapshot(rec *bundle.Record) error {
 	if err := putRecord(c.e.spool, run.Record(), rec); err != nil {
 		return err
 	}
-	c.e.ship.add(run.Record())
+	c.e.ship.add(run.Record(), rec)
 	return nil
 }
