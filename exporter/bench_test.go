@@ -146,7 +146,7 @@ func captureText(b *testing.B, spool *sink.Dir, enc *bundle.Encoders, text []byt
 		Container: bundle.Container{Name: "app", Type: bundle.TypeContainer, ContainerID: fmt.Sprintf("containerd://%064d", i)},
 		State:     bundle.State{FinishedAt: &finished},
 	}
-	out, err := newOutput(spool, enc, bundle.Zstd)
+	out, err := newOutput(spool, enc, bundle.Zstd, []byte("{}"))
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -48,6 +48,7 @@ type capture struct {
 	running   bool        // a snapshot: the run goes on
 	sweeping  atomic.Bool // it is only looked what there is so far
 	looked    bool        // the pod was looked at after the last read
+	noRoom    bool        // the spool was full when there was something to read
 
 	notes  sync.Mutex // what goes into a record, which may be written beside a stream
 	reads  []bundle.Read
@@ -72,6 +73,7 @@ type held struct {
 	node    *nodelog.Report // of the node's files, if they were read last
 	tookUp  bool            // it was looked for what was stored of this log before
 	earlier *bundle.Record  // the snapshot that this log goes on from
+	resumed bool            // it begins with what an earlier process has read
 	aligned bool            // the whole file was read again and is what is held, from its first line on
 	middle  bundle.Part
 	tail    bundle.Part
@@ -208,7 +210,7 @@ func (c *capture) open() error {
 	if c.out != nil {
 		return nil
 	}
-	out, err := newOutput(c.e.spool, c.e.encoders, c.e.compression)
+	out, err := c.e.output(c)
 	if err != nil {
 		return err
 	}
@@ -221,9 +223,7 @@ func (c *capture) open() error {
 
 // reset throws away what was read, because it may be another run's or the spool failed.
 func (c *capture) reset() {
-	if c.out != nil {
-		c.out.abort()
-	}
+	c.held.end(c.e)
 	c.held = held{}
 }
 
@@ -236,10 +236,18 @@ func (c *capture) keep() {
 
 // drop throws away what was put aside.
 func (c *capture) drop() {
-	if c.kept != nil && c.kept.out != nil {
-		c.kept.out.abort()
+	if c.kept != nil {
+		c.kept.end(c.e)
 	}
 	c.kept = nil
+}
+
+// end gives up what was not committed.
+func (h *held) end(e *Exporter) {
+	if h.out != nil {
+		e.outputs.remove(h.out)
+		h.out.abort()
+	}
 }
 
 // had says whether the kubelet served this run's log, be it an empty one.

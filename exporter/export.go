@@ -67,7 +67,7 @@ func (e *Exporter) Export(ctx context.Context) error {
 	}
 	var loops sync.WaitGroup
 	loops.Go(func() { e.queue.run(work) })
-	loops.Go(func() { e.ship.queue.run(work) })
+	loops.Go(func() { e.ship.run(work) })
 	err := e.listOnce(ctx)
 	if err == nil {
 		err = e.await(ctx)

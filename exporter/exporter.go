@@ -64,6 +64,9 @@ type Options struct {
 	ReadRate int64
 	// Uploads bounds the objects on their way to the bucket; 0 means the default.
 	Uploads int
+	// SpoolMaxBytes bounds the spool, 0 is no limit; SpoolMinFree is what is left free on its file system, 0
+	// means 64 MiB. A spool that is full keeps what it has; logs stay at their source as long as they can.
+	SpoolMaxBytes, SpoolMinFree int64
 	// Grace is how long Run goes on after its context ended, to finish what is open.
 	Grace   time.Duration
 	Version string
@@ -98,7 +101,7 @@ const (
 	defaultReads       = 64
 	defaultLiveFollows = 4096
 	defaultNodeFollows = 32
-	defaultUploads     = 8
+	defaultUploads     = 16
 	defaultGrace       = 20 * time.Second
 	// dyingFollows is how many streams a node serves at most, those of dying pods included.
 	dyingFollows = 96
@@ -137,6 +140,10 @@ type Exporter struct {
 	segmentEvery, renewAfter time.Duration
 	stopped                  chan struct{} // closed when Run's context has ended
 	ship                     *shipper
+	space                    *space
+	outputs                  outputs
+	leftovers                leftovers
+	directs                  chan struct{} // has room for each log that is held in memory
 	access                   *access
 	metrics                  *metrics
 	once                     bool // a one-off Export
@@ -188,6 +195,7 @@ func New(o Options) (*Exporter, error) {
 	perNode := orDefault(o.NodeFollows, defaultNodeFollows)
 	e.nodes = &nodes{open: make(map[string]int), live: perNode, most: max(perNode, dyingFollows)}
 	e.metrics = newMetrics(o.Metrics)
+	e.space, e.directs = newSpace(spool, o, e.metrics), make(chan struct{}, maxDirects)
 	e.tracker = newTracker(e.begin, e.seenAlive, e.hasRecord, e.hasSnapshot)
 	e.access = newAccess(kube, o.Log)
 	e.ship = newShipper(e, orDefault(o.Uploads, defaultUploads))
@@ -280,7 +288,9 @@ func (e *Exporter) Run(ctx context.Context) error {
 	}
 	var loops sync.WaitGroup
 	loops.Go(func() { e.queue.run(work) })
-	loops.Go(func() { e.ship.queue.run(work) })
+	loops.Go(func() { e.ship.run(work) })
+	loops.Go(func() { e.outputs.flush(work) })
+	loops.Go(func() { e.adopt(work) })
 	loops.Go(func() { e.watch(work) })
 	<-ctx.Done()
 	e.log.Info("stopping", "open", e.captures.count(), "spooled", e.ship.open.count())

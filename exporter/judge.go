@@ -42,6 +42,8 @@ func (c *capture) lostCause(m moment) bundle.Cause {
 	switch {
 	case c.run.unseen:
 		return bundle.CauseUnseenRuns
+	case c.noRoom:
+		return bundle.CauseSpoolFull
 	case m.podGone && m.remembered:
 		return bundle.CauseVanishedWhileDown
 	case m.podGone && c.nodeAway:
@@ -123,6 +125,11 @@ func (c *capture) judgeTail(m moment) bundle.Part {
 		return bundle.Part{State: bundle.Unproven, Cause: bundle.CauseTailUnproven, Evidence: []string{evidence}}
 	}
 	switch {
+	case c.out != nil && c.out.isFull():
+		return bundle.Part{
+			State: bundle.Lost, Cause: bundle.CauseSpoolFull,
+			Evidence: []string{"the spool was full, and the rest of the log could not wait at its source"},
+		}
 	case c.running:
 		return bundle.Part{State: bundle.Unproven, Cause: bundle.CauseStillRunning}
 	case m.podGone && c.nodeAway && c.tail.State != bundle.Proven:
@@ -130,10 +137,10 @@ func (c *capture) judgeTail(m moment) bundle.Part {
 			State: bundle.Lost, Cause: bundle.CauseNodeLost, After: utc(c.log.Last()),
 			Evidence: []string{"the node could not be reached any more until the pod was gone"},
 		}
-	case c.earlier != nil && !c.served:
+	case c.resumed && !c.served:
 		return bundle.Part{
 			State: bundle.Lost, Cause: c.lostCause(m), After: utc(c.log.Last()),
-			Evidence: []string{"what was stored while the container ran is held, and nothing could be read after it"},
+			Evidence: []string{"what an earlier process has read is held, and nothing could be read after it"},
 		}
 	case c.tail.State == "":
 		return unproven("no closing read was possible")

@@ -19,6 +19,13 @@ type metrics struct {
 	read         *prometheus.CounterVec
 	uploadErrors prometheus.Counter
 	lag          prometheus.Histogram
+	held         *prometheus.GaugeVec
+	concurrency  prometheus.Gauge
+	refused      prometheus.Gauge
+	mismatches   prometheus.Counter
+	setAside     *prometheus.CounterVec
+	spoolFull    *prometheus.GaugeVec
+	direct       prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -46,10 +53,30 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help:    "Time from a container's finishedAt (whole seconds, the node's clock) to its record in the bucket.",
 			Buckets: []float64{0.5, 1, 1.5, 2, 2.5, 3, 4, 5, 7.5, 10, 30, 60, 300, 1800}}),
 	}
+	m.shipping(ns)
 	if reg != nil {
+		reg.MustRegister(m.held, m.concurrency, m.refused, m.mismatches, m.setAside, m.spoolFull, m.direct)
 		reg.MustRegister(m.observed, m.open, m.pending, m.archived, m.snapshots, m.already, m.verdicts, m.read, m.uploadErrors, m.lag)
 	}
 	return m
+}
+
+// shipping makes the metrics of the way from the spool to the bucket.
+func (m *metrics) shipping(ns string) {
+	m.held = prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: ns, Name: "ship_held",
+		Help: "1 while nothing is uploaded but a try now and then, by the reason: an error code of S3, Unreachable, NoCredentials, Certificate or DiskFull."}, []string{"reason"})
+	m.concurrency = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: ns, Name: "ship_concurrency",
+		Help: "How many captures may be uploaded at a time now. It falls when the store asks for less."})
+	m.refused = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: ns, Name: "captures_refused",
+		Help: "Captures in the spool that the store refuses while it takes others. They are tried again now and then."})
+	m.mismatches = prometheus.NewCounter(prometheus.CounterOpts{Namespace: ns, Name: "upload_mismatch_total",
+		Help: "Uploads after which the store told of other bytes than were sent. They are made again."})
+	m.setAside = prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: ns, Name: "spool_set_aside_total",
+		Help: "Files of the spool that were set aside in its folder .set-aside, by why: record, log or unfinished."}, []string{"kind"})
+	m.spoolFull = prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: ns, Name: "spool_full",
+		Help: "1 while the spool takes no more captures, by which: optional, of logs that stay at their source, or all."}, []string{"captures"})
+	m.direct = prometheus.NewCounter(prometheus.CounterOpts{Namespace: ns, Name: "unspooled_total",
+		Help: "Captures whose log went to the bucket directly, because the spool was full."})
 }
 
 func (m *metrics) captured(rec *bundle.Record) {

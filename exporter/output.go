@@ -19,10 +19,15 @@ import (
 type output struct {
 	spool       *sink.Dir
 	compression bundle.Compression
-	scratch     *sink.File
+	draft       *sink.Draft // nil if it is made in memory
+	scratch     *sink.File  // likewise
+	begin       func() (unfinished, error)
+	commit      func(i int, o *bundle.Object) error // puts an object under its key, or under another that is free
+	release     func()                              // nil if there is nothing to give back
+	room        func() error                        // asked before each write; nil if there is always room
 
 	mu    sync.Mutex // a segment is cut beside the stream that writes
-	files []*sink.File
+	files []unfinished
 	w     *bundle.LogWriter
 	keys  []string // of the objects that are in the spool
 	cutAt time.Time
@@ -31,20 +36,38 @@ type output struct {
 	log         *podlog.Log
 	first       time.Time
 	firstSecond int64
+	full        bool // there was no room for more: the rest of the log is lost
+	over        bool // it was given up, or all of it is committed
 }
 
-func newOutput(spool *sink.Dir, enc *bundle.Encoders, c bundle.Compression) (*output, error) {
-	scratch, err := spool.Temp()
+// unfinished is a log object in the making.
+type unfinished interface {
+	io.Writer
+	Commit(key string) error
+	Abort() error
+}
+
+// newOutput makes an output in the spool. What the log is about goes with it, for the next process,
+// should this one end in the middle.
+func newOutput(spool *sink.Dir, enc *bundle.Encoders, c bundle.Compression, about []byte) (*output, error) {
+	draft, err := spool.Draft(about)
 	if err != nil {
 		return nil, fmt.Errorf("open spool: %w", err)
 	}
-	o := &output{spool: spool, compression: c, scratch: scratch, cutAt: time.Now()}
+	scratch, err := draft.Temp()
+	if err != nil {
+		_ = draft.Remove()
+		return nil, fmt.Errorf("open spool: %w", err)
+	}
+	o := &output{spool: spool, compression: c, draft: draft, scratch: scratch, cutAt: time.Now()}
+	o.begin = func() (unfinished, error) { return draft.Temp() }
+	o.commit = func(i int, obj *bundle.Object) error { return o.files[i].Commit(obj.Key) }
 	o.w = bundle.NewLogWriter(bundle.LogOptions{Compression: c, Encoders: enc, Scratch: scratch, Next: o.next})
 	return o, nil
 }
 
 func (o *output) next() (io.Writer, error) {
-	f, err := o.spool.Temp()
+	f, err := o.begin()
 	if err != nil {
 		return nil, fmt.Errorf("open spool: %w", err)
 	}
@@ -52,9 +75,25 @@ func (o *output) next() (io.Writer, error) {
 	return f, nil
 }
 
+// errCut says that what comes next of a log cannot be kept, and cannot be had later.
+var errCut = errors.New("no room for the rest of the log")
+
 func (o *output) Write(p []byte) (int, error) {
+	if o.room != nil && !o.isFull() {
+		switch err := o.room(); {
+		case errors.Is(err, errCut):
+			o.mu.Lock()
+			o.full = true
+			o.mu.Unlock()
+		case err != nil:
+			return 0, err
+		}
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if o.full {
+		return len(p), nil // what is held stays whole up to here
+	}
 	o.first, o.firstSecond = o.log.First(), o.log.FirstSecond()
 	return o.w.Write(p)
 }
@@ -79,6 +118,21 @@ func (o *output) resume(rec *bundle.Record) error {
 	}
 	o.cut = rec.RawBytes
 	return nil
+}
+
+func (o *output) isFull() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.full
+}
+
+// flush puts what is in memory where it outlives the process. An error shows at the next write.
+func (o *output) flush() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.over {
+		_ = o.w.Flush()
+	}
 }
 
 // due says whether so much was written since the last cut, or so long ago, that it should be stored.
@@ -156,7 +210,7 @@ func (o *output) number(sum *bundle.Summary, rec *bundle.Record) error {
 
 func (o *output) publishNumbered(objects []bundle.Object) error {
 	for i := len(o.keys); i < len(objects); i++ {
-		if err := o.files[i].Commit(objects[i].Key); err != nil {
+		if err := o.commit(i, &objects[i]); err != nil {
 			return err
 		}
 		o.keys = append(o.keys, objects[i].Key)
@@ -165,11 +219,11 @@ func (o *output) publishNumbered(objects []bundle.Object) error {
 }
 
 // publish puts the sealed objects into the spool under the record's keys. Until the record itself is
-// in the spool they are nobody's, and a new start removes them.
+// in the spool they are nobody's.
 func (o *output) publish(rec *bundle.Record) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if len(o.keys) == 0 {
+	if len(o.keys) == 0 && o.draft != nil {
 		for _, obj := range rec.Objects {
 			if err := o.spool.Remove(obj.Key); err != nil && !errors.Is(err, sink.ErrNotFound) {
 				return err // left by an attempt that never got as far as its record
@@ -181,10 +235,21 @@ func (o *output) publish(rec *bundle.Record) error {
 
 // abort removes everything that was not committed.
 func (o *output) abort() {
-	_ = o.scratch.Abort()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.over = true
+	if o.scratch != nil {
+		_ = o.scratch.Abort()
+	}
 	for _, f := range o.files {
 		if f != nil { // an earlier process's
 			_ = f.Abort()
 		}
+	}
+	if o.draft != nil {
+		_ = o.draft.Remove()
+	}
+	if o.release != nil {
+		o.release()
 	}
 }

@@ -35,6 +35,7 @@ func (c *capture) read(ctx context.Context) {
 	case recorded:
 		c.e.metrics.already.Inc()
 		c.e.tally.add(func(t *tally) { t.already++ })
+		c.e.leftovers.drop(c.run.id, c.e.spool)
 		c.finish()
 		return
 	}
@@ -236,7 +237,7 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 	}
 	if err := c.open(); err != nil {
 		c.refused++
-		c.e.log.Warn("cannot spool, will try again", c.attrs("err", err)...)
+		c.cannotSpool(err)
 		return podlog.Result{}, false
 	}
 	bounded, watched, done := c.watchdog(ctx, req.Follow)
@@ -265,7 +266,7 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 	case errors.As(err, &werr):
 		c.refused++
 		c.reset()
-		c.e.log.Warn("cannot spool, will try again", c.attrs("err", err)...)
+		c.cannotSpool(err)
 		return res, false
 	case res.TextKind == podlog.TextGone && res.Join == podlog.JoinEmpty && c.log.Bytes() == 0:
 		c.goneOrRetry()

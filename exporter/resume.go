@@ -47,6 +47,7 @@ func (c *capture) takeUp(ctx context.Context) {
 		c.e.log.Warn("cannot go on with what was stored of a log; its record will name only what is read from now on, and what was stored stays as a snapshot",
 			c.attrs("snapshot", key, "err", err)...)
 	}
+	c.takeLeftovers(ctx)
 }
 
 // stored returns the key of the run's last snapshot, if there is one. The ledger knows it; where a
@@ -146,7 +147,7 @@ func (c *capture) resume(ctx context.Context, key string) error {
 	if err := c.log.Resume(tail, rec.Lines, rec.RawBytes, first); err != nil {
 		return err
 	}
-	c.earlier, c.followed, c.asked = rec, true, c.run.now().slot
+	c.earlier, c.resumed, c.followed, c.asked = rec, true, true, c.run.now().slot
 	if rec.Verdict.Middle.State != bundle.Proven && rec.Verdict.Middle.Cause != bundle.CauseStillRunning {
 		c.middle = rec.Verdict.Middle
 	}

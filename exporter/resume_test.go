@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -168,5 +169,49 @@ func TestLiveGoesOnAgain(t *testing.T) {
 	rec := w.final(0)
 	if got := w.words(rec); got != "0 1 2 3 4 5 end" || !rec.Verdict.Complete || len(rec.Objects) < 6 {
 		t.Errorf("log %q in %d objects, verdict %+v", got, len(rec.Objects), rec.Verdict)
+	}
+}
+
+// An exporter that is killed leaves what it has stored, what it was writing, and nothing else. The next one
+// puts both together, also where the first has gone on in another place meanwhile.
+func TestLiveKilled(t *testing.T) {
+	for name, middle := range map[string]bundle.PartState{"the file is as it was": bundle.Proven, "the file was rotated": bundle.Lost} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			killLive(t, middle)
+		})
+	}
+}
+
+func killLive(t *testing.T, middle bundle.PartState) {
+	w := newWorld(t)
+	pod, c := w.pod("killed")
+	w.kube.SetPod(pod)
+	e := w.begin(func(e *Exporter) { e.segmentEvery = 300 * time.Millisecond }, live)
+	w.until("a stream", func() bool { return len(w.kube.Requests("follow=true")) > 0 })
+	c.Print(time.Now(), "one\ntwo\n")
+	w.until("a segment", func() bool { return len(w.records()) > 0 })
+	c.Print(time.Now(), "three\n")
+	w.until("the stream's lines", func() bool { return c.Following() > 0 })
+	<-time.After(20 * time.Millisecond)
+	for _, out := range e.outputs.list() {
+		out.flush()
+	}
+	as := t.TempDir()
+	if err := os.CopyFS(as, os.DirFS(w.spool)); err != nil {
+		t.Fatal(err)
+	}
+	w.stop()
+	w.spool = as
+	if middle == bundle.Lost {
+		c.Rotate(time.Now(), "lost\n") // what was written before is nowhere else
+	}
+	before := len(w.kube.Requests("follow=true"))
+	w.start(live)
+	w.until("a further stream", func() bool { return len(w.kube.Requests("follow=true")) > before })
+	endAfter("last\n")(w, pod, c)
+	rec := w.final(0)
+	if got := w.words(rec); got != "one two three last" || rec.Verdict.Head.State != bundle.Proven || rec.Verdict.Middle.State != middle {
+		t.Errorf("log %q, verdict %+v, reads %+v", got, rec.Verdict, rec.Capture.Reads)
 	}
 }

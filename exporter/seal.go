@@ -52,7 +52,7 @@ func (c *capture) seal(ctx context.Context) {
 		return
 	}
 	c.reset()
-	c.e.ship.add(key)
+	c.e.ship.add(key, rec)
 	if err == nil {
 		c.e.metrics.captured(rec)
 		c.report(rec, key)
@@ -67,6 +67,10 @@ func (c *capture) seal(ctx context.Context) {
 
 func (c *capture) report(rec *bundle.Record, key string) {
 	args := c.attrs("key", key, "lines", rec.Lines, "bytes", rec.RawBytes, "complete", rec.Verdict.Complete)
+	if rec.Verdict.Tail.Cause == bundle.CauseSpoolFull && rec.Lines > 0 {
+		c.e.log.Error("log cut: the spool is full", args...)
+		return
+	}
 	if rec.Lines == 0 && rec.Verdict.Head.State == bundle.Lost {
 		c.e.log.Error("log lost", append(args, "cause", rec.Verdict.Head.Cause)...)
 		return

@@ -73,7 +73,7 @@ func (c *capture) spoolSnapshot(rec *bundle.Record) (string, error) {
 	if err := putRecord(c.e.spool, key, rec); err != nil && !errors.Is(err, sink.ErrExists) {
 		return "", err
 	}
-	c.e.ship.add(key)
+	c.e.ship.add(key, rec)
 	c.run.storeUnder(key)
 	return key, nil
 }

@@ -5,12 +5,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"path"
-	"sort"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,83 +17,52 @@ import (
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
 
-// maxShipBackoff bounds the wait between two tries of one upload. There is no last try: a full,
-// forbidden or missing bucket is mended by people, and the spool keeps everything until then.
-const maxShipBackoff = time.Minute
-
-// shipper carries committed captures from the spool to the bucket: the log objects, then the record,
-// then it removes them from the spool, the record first. A crash between any two steps is mended by
-// doing it again.
+// shipper carries committed captures from the spool to the bucket: the log objects, then the record;
+// then it removes them from the spool, the record last. A crash between any two steps is mended by
+// doing it again. There is no last try: a full, forbidden or missing bucket is mended by people, and
+// the spool keeps everything until then.
 type shipper struct {
-	e     *Exporter
-	queue *queue
+	e *Exporter
 
-	open inFlight // captures in the spool
+	open  inFlight // captures in the spool
+	tasks sync.WaitGroup
+	wake  chan struct{} // has room for one: something changed
 
-	mu      sync.Mutex
-	failing error     // the last upload's
-	since   time.Time // when failing began
+	mu    sync.Mutex
+	known map[string]*parcel // by key
+	line  line
+	gate  gate
+	// placed are the segments of logs that go on, by what they were called in the spool: the records to
+	// come name them again.
+	placed map[string]bundle.Object
 }
 
 func newShipper(e *Exporter, uploads int) *shipper {
-	return &shipper{e: e, queue: newQueue(0, 0, uploads)}
-}
-
-// recover takes up what an earlier process left in the spool, the oldest first, and removes log
-// objects that no record names: their captures were not committed.
-func (s *shipper) recover(ctx context.Context) error {
-	var records []sink.Object
-	var logs []string
-	named := make(map[string]bool)      // log objects that a record names
-	unreadable := make(map[string]bool) // folders with a record that tells us nothing
-	for o, err := range s.e.spool.List(ctx, "", sink.ListOptions{}) {
-		if err != nil {
-			return fmt.Errorf("read spool: %w", err)
-		}
-		_, kind, _, _, err := bundle.ParseKey(o.Key)
-		switch {
-		case err != nil:
-			s.e.log.Warn("a file in the spool is none of ours, left alone", "key", o.Key)
-			continue
-		case kind == bundle.KindLog:
-			logs = append(logs, o.Key)
-			continue
-		}
-		rec, err := s.load(ctx, o.Key)
-		if err != nil {
-			s.e.log.Error("a record in the spool cannot be read; it and the logs beside it are left alone", "key", o.Key, "err", err)
-			unreadable[path.Dir(o.Key)] = true
-			continue
-		}
-		for _, obj := range rec.Objects {
-			named[obj.Key] = true
-		}
-		records = append(records, o)
-	}
-	for _, key := range logs {
-		if !named[key] && !unreadable[path.Dir(key)] {
-			if err := s.e.spool.Remove(key); err != nil {
-				return fmt.Errorf("clean spool: %w", err)
-			}
-		}
-	}
-	sort.SliceStable(records, func(i, j int) bool { return records[i].ModTime.Before(records[j].ModTime) })
-	for _, o := range records {
-		s.add(o.Key)
-	}
-	if len(records) > 0 {
-		s.e.log.Info("taking up what was spooled before", "pending", len(records))
-	}
-	return nil
+	return &shipper{e: e, wake: make(chan struct{}, 1), known: make(map[string]*parcel), placed: make(map[string]bundle.Object), line: newLine(uploads)}
 }
 
 // add takes a committed capture, by its record's key.
-func (s *shipper) add(key string) {
+func (s *shipper) add(key string, rec *bundle.Record) {
+	size := int64(0)
+	for _, o := range rec.Objects {
+		size += o.StoredBytes
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.known[key] != nil {
+		if s.counts(key) {
+			s.e.metrics.already.Inc() // it was handed over before, and is not shipped yet
+		}
+		return
+	}
+	p := &parcel{key: key, lane: laneOf(size)}
+	s.known[key] = p
 	s.open.begin()
 	if s.counts(key) {
 		s.e.metrics.pending.Inc()
 	}
-	s.schedule(key, 0)
+	s.line.add(p)
+	s.poke()
 }
 
 // counts says whether a record stands for a run in the account of metrics.go. The snapshot of a run that
@@ -104,117 +72,251 @@ func (s *shipper) counts(key string) bool {
 	return s.e.once || err != nil || k.Snapshot.IsZero()
 }
 
-func (s *shipper) schedule(key string, tries int) {
-	at := time.Now()
-	if tries > 0 {
-		d := min(time.Second<<min(tries-1, 10), maxShipBackoff)
-		at = at.Add(d/2 + rand.N(d/2)) // spread, so that a store that comes back is not hit by all at once
+func (s *shipper) poke() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
 	}
-	s.queue.add(prioFinished, at, func(ctx context.Context) {
-		err := s.one(ctx, key)
-		if ctx.Err() != nil {
-			return
-		}
-		s.outage(err)
-		if err != nil {
-			s.schedule(key, tries+1)
-			return
-		}
-		if s.counts(key) {
-			s.e.metrics.pending.Dec()
-		}
-		s.open.end()
-	})
 }
 
-// outage tells once when uploads begin to fail and once when they work again.
-func (s *shipper) outage(err error) {
+// run ships until ctx ends and every upload that was begun has returned.
+func (s *shipper) run(ctx context.Context) {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		timer.Reset(s.dispatch(ctx))
+		select {
+		case <-ctx.Done():
+			s.tasks.Wait()
+			return
+		case <-s.wake:
+		case <-timer.C:
+		}
+	}
+}
+
+// dispatch starts what may start now and returns how long nothing more will become due.
+func (s *shipper) dispatch(ctx context.Context) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case err != nil:
-		s.e.metrics.uploadErrors.Inc()
-		if s.failing == nil {
-			s.since = time.Now()
-			s.e.log.Warn("cannot upload, will go on trying; the spool keeps everything", "err", err, "fix", sink.Hint(err))
+	now := time.Now()
+	for {
+		if wait := s.gate.wait(now, s.line.uploading()); wait > 0 {
+			return wait
 		}
-	case s.failing != nil:
-		s.e.log.Info("uploads work again")
+		p := s.line.next(now)
+		if p == nil {
+			return s.line.wait(now)
+		}
+		began := now
+		s.tasks.Go(func() {
+			err := s.one(ctx, p.key)
+			if ctx.Err() == nil {
+				s.done(p, began, err)
+			}
+		})
+		if s.gate.shut {
+			s.gate.trying = true
+		}
 	}
-	s.failing = err
 }
 
-// down says whether the last upload failed.
+// done decides what comes of an upload.
+func (s *shipper) done(p *parcel, began time.Time, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer s.poke()
+	now := time.Now()
+	s.line.free(p)
+	m := s.e.metrics
+	var local *spoolError
+	class := sink.ClassOf(err)
+	switch {
+	case err == nil:
+	case errors.As(err, &local), class == sink.ClassItem, errors.Is(err, errRefused): // this capture's own fault
+		m.uploadErrors.Inc()
+		s.refuse(p, err)
+		s.line.later(p, now.Add(itemBackoff(p.tries)))
+		s.gate.trying = false
+		return
+	default:
+		m.uploadErrors.Inc()
+		if errors.Is(err, sink.ErrMismatch) {
+			m.mismatches.Inc()
+		}
+		if class == sink.ClassSlow || class == sink.ClassRetry && sink.Answered(err) {
+			s.line.slower(began, now)
+		}
+		if s.gate.fail(now, class, err) {
+			s.e.log.Warn("cannot upload, will go on trying; the spool keeps everything", "err", err, "fix", sink.Hint(err), "pending", len(s.known))
+			m.held.WithLabelValues(s.gate.reason).Set(1)
+		}
+		at := now.Add(max(fullJitter(shipBackoff, maxShipBackoff, p.tries), sink.RetryAfter(err)))
+		if s.gate.shut && !s.line.others() {
+			at = s.gate.next
+		}
+		s.line.later(p, at)
+		m.concurrency.Set(float64(s.line.concurrency()))
+		return
+	}
+	if reason, shut := s.gate.succeed(); shut {
+		s.e.log.Info("uploads work again", "pending", len(s.known))
+		m.held.WithLabelValues(reason).Set(0)
+		s.line.restart()
+	}
+	s.line.faster()
+	m.concurrency.Set(float64(s.line.concurrency()))
+	if p.refused {
+		m.refused.Dec()
+	}
+	delete(s.known, p.key)
+	if s.counts(p.key) {
+		m.pending.Dec()
+	}
+	s.open.end()
+}
+
+// refuse tells once of a capture that cannot be shipped while others can.
+func (s *shipper) refuse(p *parcel, err error) {
+	p.err = err
+	if p.refused {
+		return
+	}
+	p.refused = true
+	s.e.metrics.refused.Inc()
+	s.e.log.Warn("cannot upload this capture, will try it again now and then; it stays in the spool", "key", p.key, "err", err)
+}
+
+// down says whether uploads fail now.
 func (s *shipper) down() bool { return s.outageSince(0) != nil }
 
-// outageSince returns the last upload's error if uploads have failed for d or longer.
+// outageSince returns the error of uploads that have failed for d or longer, or of captures that are
+// refused if nothing else is left.
 func (s *shipper) outageSince(d time.Duration) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.failing == nil || time.Since(s.since) < d {
+	if s.gate.failing != nil {
+		if time.Since(s.gate.since) >= d {
+			return s.gate.failing
+		}
 		return nil
 	}
-	return s.failing
+	if d == 0 {
+		return nil
+	}
+	var refused error
+	for _, p := range s.known {
+		if !p.refused {
+			return nil
+		}
+		refused = p.err
+	}
+	return refused
 }
 
-func (s *shipper) load(ctx context.Context, key string) (*bundle.Record, error) {
-	f, err := s.e.spool.Open(ctx, key, 0, -1)
-	if err != nil {
-		return nil, err
+// spoolError is a failure of the spool's own disk. The store has nothing to do with it.
+type spoolError struct{ error }
+
+func (e *spoolError) Unwrap() error { return e.error }
+
+// local marks an error as the spool's own.
+func local(err error) error {
+	if err == nil {
+		return nil
 	}
-	defer f.Close() //nolint:errcheck // read only
-	data, err := io.ReadAll(f)
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", key, err)
-	}
-	return bundle.Decode(data)
+	return &spoolError{err}
 }
+
+// errRefused says that a capture must not be put where its place is taken.
+var errRefused = errors.New("its place in the bucket is taken")
 
 // one ships one capture.
 func (s *shipper) one(ctx context.Context, key string) error {
-	rec, err := s.load(ctx, key)
+	data, err := s.read(ctx, key)
 	if errors.Is(err, sink.ErrNotFound) {
-		return nil // shipped already: it was handed over twice
+		return nil // it was shipped already
 	}
 	if err != nil {
-		return err
+		return local(err)
+	}
+	rec, err := bundle.Decode(data)
+	if err != nil {
+		return s.setAsideRecord(key, err)
 	}
 	spooled := make([]string, 0, len(rec.Objects))
 	moved := false
+	named := slices.Clone(rec.Objects)
 	for i := range rec.Objects {
 		o := &rec.Objects[i]
 		spooled = append(spooled, o.Key)
 		m, err := s.putLog(ctx, o)
+		if errors.Is(err, sink.ErrDamaged) {
+			return s.replaceDamaged(ctx, key, rec, spooled[i], err)
+		}
 		if err != nil {
 			return err
 		}
 		moved = moved || m
 	}
-	err = s.putRecord(ctx, key, rec, moved)
-	switch {
-	case errors.Is(err, sink.ErrExists):
-		if err := s.asGood(ctx, key, rec); err != nil {
+	if moved {
+		if data, err = bundle.Encode(rec); err != nil {
 			return err
 		}
-		if s.counts(key) {
-			s.e.metrics.already.Inc()
-		}
-	case err != nil:
+	}
+	if err := s.putRecord(ctx, key, rec, data); err != nil {
 		return err
-	case !s.counts(key):
-		s.e.metrics.snapshots.Inc()
-	default:
-		s.e.metrics.archived.Inc()
-		if t := rec.State.FinishedAt; t != nil && !rec.State.FinishedAtEstimated {
-			s.e.metrics.lag.Observe(time.Since(*t).Seconds())
+	}
+	s.notePlaces(named, rec)
+	return local(s.clean(key, spooled))
+}
+
+// wasPlaced returns under which key this process has stored a segment before.
+func (s *shipper) wasPlaced(o *bundle.Object) (key string, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at, ok := s.placed[o.Key]
+	return at.Key, ok && at.StoredSHA256 == o.StoredSHA256
+}
+
+// notePlaces notes under which keys the objects were stored that a snapshot named: the records to come name
+// them again. After the run's own record nobody does.
+func (s *shipper) notePlaces(named []bundle.Object, rec *bundle.Record) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, o := range named {
+		if rec.State.Running {
+			s.placed[o.Key] = rec.Objects[i]
+		} else {
+			delete(s.placed, o.Key)
 		}
 	}
-	// The record first: an object without one is nobody's, a record without objects would be wrong.
-	if err := s.e.spool.Remove(key); err != nil {
-		return fmt.Errorf("clean spool: %w", err)
+}
+
+func (s *shipper) read(ctx context.Context, key string) ([]byte, error) {
+	return readAll(ctx, s.e.spool, key)
+}
+
+// readAll reads a record.
+func readAll(ctx context.Context, b interface {
+	Open(context.Context, string, int64, int64) (io.ReadCloser, error)
+}, key string) ([]byte, error) {
+	f, err := b.Open(ctx, key, 0, -1)
+	if err != nil {
+		return nil, err
 	}
-	for _, key := range spooled {
-		if err := s.e.spool.Remove(key); err != nil && !errors.Is(err, sink.ErrNotFound) {
+	defer f.Close() //nolint:errcheck // read only
+	data, err := io.ReadAll(io.LimitReader(f, bundle.MaxRecordSize+1))
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", key, err)
+	}
+	return data, nil
+}
+
+// clean takes a capture that is in the bucket out of the spool. The record goes last: an object that no
+// record names is one that may not be in the bucket.
+func (s *shipper) clean(key string, logs []string) error {
+	for _, k := range append(logs, key) {
+		if err := s.e.spool.Remove(k); err != nil && !errors.Is(err, sink.ErrNotFound) {
 			return fmt.Errorf("clean spool: %w", err)
 		}
 	}
@@ -222,75 +324,52 @@ func (s *shipper) one(ctx context.Context, key string) error {
 }
 
 // putLog stores a log object. If other bytes lie under its key, left by a capture that never got as
-// far as its record, they stay, and the object gets the next free segment number, which the record
-// then names.
+// far as its record or by another exporter, they stay, and the object gets the next free segment
+// number, which the record then names.
 func (s *shipper) putLog(ctx context.Context, o *bundle.Object) (moved bool, err error) {
 	from := o.Key
+	if at, ok := s.wasPlaced(o); ok {
+		o.Key = at
+		return at != from, nil
+	}
 	_, err = s.e.spool.Stat(ctx, from)
-	shipped := errors.Is(err, sink.ErrNotFound) // with an earlier record that names it
+	shipped := errors.Is(err, sink.ErrNotFound) // by an earlier try, or with an earlier record that names it
 	if err != nil && !shipped {
+		return false, local(err)
+	}
+	return s.place(ctx, o, func(to string) error {
+		if shipped {
+			return sink.ErrExists
+		}
+		return s.put(ctx, from, to, o.StoredSHA256)
+	})
+}
+
+// place stores a log object under its key, or under the next one that is free if other bytes are there.
+func (s *shipper) place(ctx context.Context, o *bundle.Object, put func(to string) error) (moved bool, err error) {
+	run, _, _, compression, err := bundle.ParseKey(o.Key)
+	if err != nil {
 		return false, err
 	}
 	for seg := 1001; ; seg++ {
-		err := sink.ErrExists
-		if !shipped {
-			err = s.put(ctx, from, o.Key)
-		}
-		if !errors.Is(err, sink.ErrExists) {
+		if err := put(o.Key); !errors.Is(err, sink.ErrExists) {
 			return moved, err
 		}
 		if same, err := s.same(ctx, o); same || err != nil {
-			return moved, err
-		}
-		run, _, _, compression, err := bundle.ParseKey(from)
-		if err != nil {
 			return moved, err
 		}
 		o.Key, moved = run.Log(seg, compression), true
 	}
 }
 
-func (s *shipper) put(ctx context.Context, from, to string) error {
+// put sends a spooled object, if its bytes are still those that were written.
+func (s *shipper) put(ctx context.Context, from, to, hash string) error {
 	f, err := s.e.spool.File(from)
 	if err != nil {
-		return err
+		return local(err)
 	}
 	defer f.Close() //nolint:errcheck // read only
-	return s.e.bucket.Put(ctx, to, f)
-}
-
-// putRecord stores the record: the spooled bytes, unless an object has moved.
-func (s *shipper) putRecord(ctx context.Context, key string, rec *bundle.Record, moved bool) error {
-	if !moved {
-		return s.put(ctx, key, key)
-	}
-	data, err := bundle.Encode(rec)
-	if err != nil {
-		return err
-	}
-	return s.e.bucket.Put(ctx, key, bytes.NewReader(data))
-}
-
-// asGood returns nil if the record that is stored already tells of the same log as ours, or of more.
-// Otherwise ours stays in the spool.
-func (s *shipper) asGood(ctx context.Context, key string, ours *bundle.Record) error {
-	r, err := s.e.bucket.Open(ctx, key, 0, -1)
-	if err != nil {
-		return err
-	}
-	defer r.Close() //nolint:errcheck // read only
-	data, err := io.ReadAll(r)
-	if err != nil {
-		return fmt.Errorf("compare %s: %w", key, err)
-	}
-	theirs, err := bundle.Decode(data)
-	if err != nil {
-		return fmt.Errorf("the record that is stored under %s is damaged: %w", key, err)
-	}
-	if theirs.RawSHA256 != ours.RawSHA256 && (theirs.RawBytes < ours.RawBytes || ours.Verdict.Complete && !theirs.Verdict.Complete) {
-		return fmt.Errorf("the record that is stored under %s tells of less of the log than ours", key)
-	}
-	return nil
+	return s.e.bucket.Put(ctx, to, sink.Whole{Content: f, SHA256: hash})
 }
 
 // same says whether the object that is already stored is the one we would store.
@@ -305,4 +384,73 @@ func (s *shipper) same(ctx context.Context, o *bundle.Object) (bool, error) {
 		return false, fmt.Errorf("compare %s: %w", o.Key, err)
 	}
 	return hex.EncodeToString(h.Sum(nil)) == o.StoredSHA256, nil
+}
+
+// putRecord stores the record. If the run has one, the more complete of the two stays.
+func (s *shipper) putRecord(ctx context.Context, key string, rec *bundle.Record, data []byte) error {
+	err := s.e.bucket.Put(ctx, key, bytes.NewReader(data))
+	for range 3 {
+		if !errors.Is(err, sink.ErrExists) && !errors.Is(err, sink.ErrChanged) {
+			break
+		}
+		var better bool
+		var old sink.Object
+		if old, better, err = s.better(ctx, key, rec, data); err != nil {
+			return err
+		}
+		if !better {
+			if s.counts(key) {
+				s.e.metrics.already.Inc()
+			}
+			return nil
+		}
+		r, ok := s.e.bucket.(sink.Replacer)
+		if !ok {
+			return fmt.Errorf("replace %s: %w by a record that tells of less", key, errRefused)
+		}
+		if err = r.Replace(ctx, key, bytes.NewReader(data), old); err == nil {
+			s.e.log.Info("replaced a record by one that tells of more of the log", "key", key)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if !s.counts(key) {
+		s.e.metrics.snapshots.Inc()
+		return nil
+	}
+	s.e.metrics.archived.Inc()
+	if t := rec.State.FinishedAt; t != nil && !rec.State.FinishedAtEstimated {
+		s.e.metrics.lag.Observe(time.Since(*t).Seconds())
+	}
+	return nil
+}
+
+// better says whether our record tells of more than the one that is stored. Complete beats incomplete,
+// because it was proven; then the longer log wins; of equals the one that came first stays.
+func (s *shipper) better(ctx context.Context, key string, ours *bundle.Record, data []byte) (old sink.Object, better bool, err error) {
+	if old, err = s.e.bucket.Stat(ctx, key); err != nil {
+		return old, false, err
+	}
+	stored, err := readAll(ctx, s.e.bucket, key)
+	if err != nil {
+		return old, false, err
+	}
+	if bytes.Equal(stored, data) {
+		return old, false, nil
+	}
+	if !json.Valid(stored) {
+		return old, true, nil // cut short on its way, by whoever stored it
+	}
+	theirs, err := bundle.Decode(stored)
+	if err != nil {
+		return old, false, fmt.Errorf("compare %s: %w by what this program cannot read: %w", key, errRefused, err)
+	}
+	switch {
+	case theirs.RawSHA256 == ours.RawSHA256:
+		return old, false, nil
+	case theirs.Verdict.Complete != ours.Verdict.Complete:
+		return old, ours.Verdict.Complete, nil
+	}
+	return old, ours.RawBytes > theirs.RawBytes, nil
 }

@@ -18,7 +18,34 @@ var (
 	ErrNotFound = errors.New("object not found")
 	// ErrInvalidKey says that a key breaks the rules of CheckKey. It is never worth a retry.
 	ErrInvalidKey = errors.New("invalid key")
+	// ErrDamaged says that a body is not what its hash says. Nothing was stored.
+	ErrDamaged = errors.New("damaged")
+	// ErrMismatch says that the store's answer to an upload tells of other bytes than were sent.
+	ErrMismatch = errors.New("the store has other bytes")
+	// ErrChanged says that an object is no longer the one that was to be replaced.
+	ErrChanged = errors.New("object changed")
 )
+
+// Whole is a body whose hash is known. A Bucket stores it only if the bytes have that hash, and fails
+// with ErrDamaged otherwise: what has rotted on a disk must not be archived as if it were sound.
+type Whole struct {
+	Content
+	SHA256 string // lower-case hex
+}
+
+// Content is a finished file of known size that is read as often as need be.
+type Content interface {
+	io.ReadSeeker
+	io.ReaderAt
+}
+
+// Replacer is a Bucket that can put a better object in the place of another.
+type Replacer interface {
+	// Replace stores body under key if the object there is still old, as Stat has described it. Otherwise
+	// it returns ErrChanged and leaves it alone. Where the store cannot check and store in one step, two
+	// writers at the same moment may both succeed; the later one's object stays.
+	Replace(ctx context.Context, key string, body io.ReadSeeker, old Object) error
+}
 
 // Bucket is a flat, write-once store of objects.
 //

@@ -2,16 +2,16 @@ package sink
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"iter"
 	"os"
 	"path"
-	"slices"
+	"path/filepath"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"syscall"
 )
@@ -25,14 +25,19 @@ const (
 // of the same directory, synced, linked to its name and made durable by syncing every directory that
 // changed, so a crash at any point leaves the whole object or none.
 //
-// A Dir also serves as a spool: Temp, Remove and Lock are for that, and no part of Bucket.
+// A Dir also serves as a spool: Lock, Temp, Draft, Remove, SetAside, Used and Free are for that, and no part
+// of Bucket.
 type Dir struct {
 	path string
-	root *os.Root
+	root fileSystem
 	next atomic.Uint64
+	used atomic.Int64 // bytes, from Lock on
 }
 
-var _ Bucket = (*Dir)(nil)
+var (
+	_ Bucket   = (*Dir)(nil)
+	_ Replacer = (*Dir)(nil)
+)
 
 // OpenDir opens a directory as a Bucket and makes it if it is not there.
 func OpenDir(dir string) (*Dir, error) {
@@ -43,8 +48,15 @@ func OpenDir(dir string) (*Dir, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open directory: %w", err)
 	}
-	if err := root.Mkdir(tempDir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+	d, err := newDir(dir, osFiles{root})
+	if err != nil {
 		_ = root.Close()
+	}
+	return d, err
+}
+
+func newDir(dir string, root fileSystem) (*Dir, error) {
+	if err := root.Mkdir(tempDir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, fmt.Errorf("open directory %s: %w", dir, err)
 	}
 	return &Dir{path: dir, root: root}, nil
@@ -53,17 +65,18 @@ func OpenDir(dir string) (*Dir, error) {
 // Path returns the directory.
 func (d *Dir) Path() string { return d.path }
 
-// Lock claims the directory for this process until release is called or the process ends, and then
-// removes what a dead process left in the making. It fails if another process holds the directory.
+// Lock claims the directory for this process until release is called or the process ends, removes what
+// a dead process left in the making, but for its drafts, and counts what is there. It fails if another
+// process holds the directory.
 func (d *Dir) Lock() (release func() error, err error) {
-	f, err := d.root.OpenFile(lockFile, os.O_RDWR|os.O_CREATE, 0o644)
+	f, err := os.OpenFile(filepath.Join(d.path, lockFile), os.O_RDWR|os.O_CREATE, 0o644) //nolint:gosec // nothing secret
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", d.path, err)
 	}
 	if err := flock(f); err != nil {
 		return nil, errors.Join(fmt.Errorf("lock %s: %w", d.path, err), f.Close())
 	}
-	if err := d.sweep(); err != nil {
+	if err := errors.Join(d.sweep(), d.count()); err != nil {
 		_ = f.Close()
 		return nil, err
 	}
@@ -76,6 +89,9 @@ func (d *Dir) sweep() error {
 		return fmt.Errorf("clean %s: %w", d.path, err)
 	}
 	for _, e := range entries {
+		if e.IsDir() {
+			continue // a draft
+		}
 		if err := d.root.Remove(path.Join(tempDir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("clean %s: %w", d.path, err)
 		}
@@ -85,25 +101,54 @@ func (d *Dir) sweep() error {
 
 // File is an object in the making. It is read and written like any file; it gets its key by Commit.
 type File struct {
-	*os.File
+	file
 	d    *Dir
 	name string // below the root
+	size int64
 	done bool
 }
 
 // Temp begins an object. The caller ends it with Commit or Abort.
-func (d *Dir) Temp() (*File, error) {
+func (d *Dir) Temp() (*File, error) { return d.temp(tempDir) }
+
+func (d *Dir) temp(dir string) (*File, error) {
 	for {
-		name := path.Join(tempDir, strconv.Itoa(os.Getpid())+"-"+strconv.FormatUint(d.next.Add(1), 10))
-		f, err := d.root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
-		if errors.Is(err, fs.ErrExist) {
-			continue
+		f, err := d.create(path.Join(dir, d.unused()))
+		if !errors.Is(err, fs.ErrExist) {
+			return f, err
 		}
-		if err != nil {
-			return nil, fmt.Errorf("begin object in %s: %w", d.path, err)
-		}
-		return &File{File: f, d: d, name: name}, nil
 	}
+}
+
+// unused makes a name that no other process of this machine makes at the same time.
+func (d *Dir) unused() string {
+	return strconv.Itoa(os.Getpid()) + "-" + strconv.FormatUint(d.next.Add(1), 10)
+}
+
+func (d *Dir) create(name string) (*File, error) {
+	f, err := d.root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("begin object in %s: %w", d.path, err)
+	}
+	return &File{file: f, d: d, name: name}, nil
+}
+
+// Write implements io.Writer.
+func (f *File) Write(p []byte) (int, error) {
+	n, err := f.file.Write(p)
+	f.size += int64(n)
+	f.d.used.Add(int64(n))
+	return n, err
+}
+
+// Truncate changes the size. What is written next is counted as if it came behind that.
+func (f *File) Truncate(size int64) error {
+	err := f.file.Truncate(size)
+	if err == nil {
+		f.d.used.Add(size - f.size)
+		f.size = size
+	}
+	return err
 }
 
 // Commit publishes the file under key, durably, unless an object is there (ErrExists). Whatever the
@@ -122,6 +167,7 @@ func (f *File) Commit(key string) error {
 	if err := f.d.publish(f.name, key); err != nil {
 		return err
 	}
+	f.size = 0 // it counts under its key from now on
 	return nil
 }
 
@@ -131,6 +177,7 @@ func (f *File) Abort() error {
 		return nil
 	}
 	f.done = true
+	f.d.used.Add(-f.size)
 	return errors.Join(f.Close(), f.d.root.Remove(f.name))
 }
 
@@ -189,7 +236,7 @@ func (d *Dir) mkdirs(dir string) (changed []string, err error) {
 }
 
 func (d *Dir) syncDir(dir string) error {
-	f, err := d.root.Open(dir)
+	f, err := d.root.OpenFile(dir, os.O_RDONLY, 0)
 	if err != nil {
 		return err
 	}
@@ -207,15 +254,57 @@ func (d *Dir) Put(ctx context.Context, key string, body io.ReadSeeker) error {
 	if _, err := d.Stat(ctx, key); err == nil {
 		return fmt.Errorf("store %s in %s: %w", key, d.path, ErrExists)
 	}
+	f, err := d.written(ctx, key, body)
+	if err != nil {
+		return err
+	}
+	return f.Commit(key)
+}
+
+// written writes a body to a temporary file, and checks its hash if it is known.
+func (d *Dir) written(ctx context.Context, key string, body io.Reader) (*File, error) {
 	f, err := d.Temp()
+	if err != nil {
+		return nil, err
+	}
+	var to io.Writer = f
+	whole, known := body.(Whole)
+	sum := sha256.New()
+	if known {
+		to = io.MultiWriter(f, sum)
+	}
+	if _, err = io.Copy(to, &ctxReader{ctx, body}); err == nil && known && hex.EncodeToString(sum.Sum(nil)) != whole.SHA256 {
+		err = fmt.Errorf("%w: its sha256 is %x and should be %s", ErrDamaged, sum.Sum(nil), whole.SHA256)
+	}
+	if err != nil {
+		_ = f.Abort() // a leftover is swept at the next start
+		return nil, fmt.Errorf("store %s in %s: %w", key, d.path, err)
+	}
+	return f, nil
+}
+
+// Replace implements Replacer. Between the look at what is there and the change another process may
+// change it too.
+func (d *Dir) Replace(ctx context.Context, key string, body io.ReadSeeker, old Object) error {
+	f, err := d.written(ctx, key, body)
 	if err != nil {
 		return err
 	}
 	defer f.Abort() //nolint:errcheck // a leftover is swept at the next start
-	if _, err := io.Copy(f, &ctxReader{ctx, body}); err != nil {
-		return fmt.Errorf("store %s in %s: %w", key, d.path, err)
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("replace %s in %s: %w", key, d.path, err)
 	}
-	return f.Commit(key)
+	now, err := d.Stat(ctx, key)
+	if err != nil {
+		return err
+	}
+	if now != old {
+		return fmt.Errorf("replace %s in %s: %w", key, d.path, ErrChanged)
+	}
+	if err := errors.Join(d.root.Rename(f.name, key), d.syncDir(path.Dir(key))); err != nil {
+		return fmt.Errorf("replace %s in %s: %w", key, d.path, err)
+	}
+	return nil
 }
 
 // ctxReader ends a long copy when its context ends.
@@ -232,11 +321,18 @@ func (r *ctxReader) Read(p []byte) (int, error) {
 }
 
 // File opens an object as a file, to be sent elsewhere with its size known. The caller closes it.
-func (d *Dir) File(key string) (*os.File, error) {
+func (d *Dir) File(key string) (interface {
+	Content
+	io.Closer
+}, error) {
+	return d.file(key)
+}
+
+func (d *Dir) file(key string) (file, error) {
 	if err := CheckKey(key); err != nil {
 		return nil, err
 	}
-	f, err := d.root.Open(key)
+	f, err := d.root.OpenFile(key, os.O_RDONLY, 0)
 	if err != nil {
 		return nil, d.notFound("open", key, err)
 	}
@@ -262,7 +358,7 @@ func (d *Dir) Open(ctx context.Context, key string, offset, length int64) (io.Re
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("open %s in %s: %w", key, d.path, err)
 	}
-	f, err := d.File(key)
+	f, err := d.file(key)
 	if err != nil {
 		return nil, err
 	}
@@ -291,121 +387,4 @@ func (d *Dir) Stat(ctx context.Context, key string) (Object, error) {
 		return Object{}, d.notFound("stat", key, err)
 	}
 	return Object{Key: key, Size: info.Size(), ModTime: info.ModTime()}, nil
-}
-
-// Remove takes an object away, and the directories that become empty by it. It belongs to the spool:
-// only the process that holds the lock may call it. ErrNotFound says that there was no object.
-func (d *Dir) Remove(key string) error {
-	if err := CheckKey(key); err != nil {
-		return err
-	}
-	info, err := d.root.Lstat(key)
-	if err == nil && info.IsDir() {
-		err = fs.ErrNotExist
-	}
-	if err == nil {
-		err = d.root.Remove(key)
-	}
-	if err != nil {
-		return d.notFound("remove", key, err)
-	}
-	for dir := path.Dir(key); dir != "."; dir = path.Dir(dir) {
-		if err := d.root.Remove(dir); err != nil {
-			break // not empty
-		}
-	}
-	return nil
-}
-
-// List implements Bucket.
-func (d *Dir) List(ctx context.Context, prefix string, o ListOptions) iter.Seq2[Object, error] {
-	return func(yield func(Object, error) bool) {
-		if matchesNothing(prefix) {
-			return
-		}
-		l := lister{d: d, ctx: ctx, prefix: prefix, o: o, yield: yield}
-		l.walk(prefix[:strings.LastIndexByte(prefix, '/')+1])
-	}
-}
-
-type lister struct {
-	d      *Dir
-	ctx    context.Context //nolint:containedctx // lives for one call of List
-	prefix string
-	o      ListOptions
-	yield  func(Object, error) bool
-}
-
-// walk lists a directory, given with its slash, and returns whether to go on. Names are ordered as
-// their keys are: a directory's name counts with its slash, which comes after "-" and ".".
-func (l *lister) walk(dir string) bool {
-	if err := l.ctx.Err(); err != nil {
-		return l.fail(err)
-	}
-	entries, err := l.d.entries(path.Join(".", dir))
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
-		return true
-	}
-	if err != nil {
-		return l.fail(err)
-	}
-	names := make([]string, 0, len(entries))
-	for _, e := range entries {
-		name := e.Name()
-		if e.IsDir() {
-			name += "/"
-		}
-		if name[0] != '.' {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	for _, name := range names {
-		if !l.visit(dir + name) {
-			return false
-		}
-	}
-	return true
-}
-
-func (l *lister) visit(key string) bool {
-	folder := strings.HasSuffix(key, "/")
-	inside := strings.HasPrefix(key, l.prefix)
-	switch {
-	case !inside && !(folder && strings.HasPrefix(l.prefix, key)):
-		return true
-	case folder && l.o.After != "" && key <= l.o.After && !strings.HasPrefix(l.o.After, key):
-		return true // everything in it comes before After
-	case folder && l.o.Shallow && inside:
-		if key <= l.o.After {
-			return true
-		}
-		return l.yield(Object{Key: key}, nil)
-	case folder:
-		return l.walk(key)
-	case key <= l.o.After:
-		return true
-	}
-	obj, err := l.d.Stat(l.ctx, key)
-	if errors.Is(err, ErrNotFound) {
-		return true // removed meanwhile
-	}
-	if err != nil {
-		return l.fail(err)
-	}
-	return l.yield(obj, nil)
-}
-
-func (l *lister) fail(err error) bool {
-	l.yield(Object{}, fmt.Errorf("list %q in %s: %w", l.prefix, l.d.path, err))
-	return false
-}
-
-func (d *Dir) entries(dir string) ([]fs.DirEntry, error) {
-	f, err := d.root.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	entries, err := f.ReadDir(-1)
-	return entries, errors.Join(err, f.Close())
 }

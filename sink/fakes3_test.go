@@ -53,7 +53,7 @@ func (f *fakeS3) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer f.mu.Unlock()
 	old, exists := f.objects[r.URL.Path]
 	switch {
-	case r.Method == http.MethodPut && exists && r.Header.Get("If-None-Match") == "*":
+	case r.Method == http.MethodPut && (exists && r.Header.Get("If-None-Match") == "*" || r.Header.Get("If-Match") != "" && `"`+strings.Trim(r.Header.Get("If-Match"), `"`)+`"` != etag(old)):
 		refuse(w, http.StatusPreconditionFailed, "PreconditionFailed")
 	case r.Method == http.MethodPut:
 		f.objects[r.URL.Path] = body
@@ -170,6 +170,21 @@ func (f *fakeS3) count(method string) (n int) {
 	defer f.mu.Unlock()
 	for _, r := range f.requests {
 		if r.Method == method {
+			n++
+		}
+	}
+	return n
+}
+
+// probePath is where the client tries what the store does with conditions.
+const probePath = "/logs/.kubelogexporter-probe"
+
+// countAt counts the requests for one path.
+func (f *fakeS3) countAt(path, method string) (n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, r := range f.requests {
+		if r.URL.Path == path && r.Method == method {
 			n++
 		}
 	}

@@ -2,10 +2,8 @@ package sink
 
 import (
 	"context"
-	"crypto/md5" //nolint:gosec // S3's ETag of a single PUT is an MD5
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -16,7 +14,6 @@ import (
 	"path"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/minio/minio-go/v7"
@@ -38,6 +35,8 @@ type S3Options struct {
 	// pod-identity, instance-role.
 	Credentials                                            string
 	AccessKeyIDFile, SecretAccessKeyFile, SessionTokenFile string
+	// Objects is what every object is stored with.
+	Objects ObjectOptions
 }
 
 // S3 is a Bucket in an S3-compatible store. It uploads by single PUTs of known size, and never by
@@ -49,11 +48,15 @@ type S3 struct {
 	bucket   string
 	prefix   string
 	endpoint string
-	// noConditions is set when the store refused If-None-Match as such. Then Put looks first.
-	noConditions atomic.Bool
+	put      *putOptions
+	probed   conditions
+	pace     pace
 }
 
-var _ Bucket = (*S3)(nil)
+var (
+	_ Bucket   = (*S3)(nil)
+	_ Replacer = (*S3)(nil)
+)
 
 // OpenS3 checks the options, all of them at once, and makes the client. It does not ask the store:
 // a store that is away must not keep a program from starting. Check asks.
@@ -79,6 +82,8 @@ func OpenS3(_ context.Context, o S3Options) (*S3, error) {
 	problems = append(problems, err)
 	creds, err := newCredentials(o, &http.Client{Transport: transport, Timeout: 30 * time.Second})
 	problems = append(problems, err)
+	put, err := newPutOptions(o.Objects)
+	problems = append(problems, err)
 	if err := errors.Join(problems...); err != nil {
 		return nil, fmt.Errorf("open S3 bucket: %w", err)
 	}
@@ -94,7 +99,7 @@ func OpenS3(_ context.Context, o S3Options) (*S3, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open S3 bucket: %w", err)
 	}
-	s := &S3{client: client, creds: creds, stall: stall, bucket: o.Bucket, endpoint: client.EndpointURL().String()}
+	s := &S3{client: client, creds: creds, stall: stall, bucket: o.Bucket, endpoint: client.EndpointURL().String(), put: put}
 	if o.Prefix != "" {
 		s.prefix = o.Prefix + "/"
 	}
@@ -173,10 +178,15 @@ func (s *S3) Check(ctx context.Context) error {
 func (s *S3) failed(op, key string, err error) error {
 	err = s.wrap(op, key, err)
 	var e *StoreError
-	if errors.As(err, &e) && slices.Contains([]string{"ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidTokenId"}, e.Code) {
+	if errors.As(err, &e) && (e.Status == http.StatusUnauthorized || slices.Contains(staleKeys[:], e.Code)) {
 		s.creds.Expire()
 	}
 	return err
+}
+
+// staleKeys are the codes by which a store refuses keys that may have been replaced meanwhile.
+var staleKeys = [...]string{ //nolint:gochecknoglobals // a constant list
+	"ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken", "InvalidTokenId", "SignatureDoesNotMatch", "TokenRefreshRequired",
 }
 
 // key checks a key and puts the prefix in front of it.
@@ -200,87 +210,6 @@ func contentType(key string) string {
 		return "application/gzip"
 	}
 	return "application/octet-stream"
-}
-
-// Put implements Bucket. The MD5 goes along, so that the store refuses a body that was damaged on
-// the way, and is compared with what the store answers.
-func (s *S3) Put(ctx context.Context, key string, body io.ReadSeeker) error {
-	full, err := s.key(key)
-	if err != nil {
-		return err
-	}
-	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("put %s: %w", key, err)
-	}
-	sum := md5.New() //nolint:gosec // see above
-	start, err := body.Seek(0, io.SeekCurrent)
-	if err != nil {
-		return fmt.Errorf("put %s: %w", key, err)
-	}
-	size, err := io.Copy(sum, body)
-	if err == nil {
-		_, err = body.Seek(start, io.SeekStart)
-	}
-	if err != nil {
-		return fmt.Errorf("put %s: read body: %w", key, err)
-	}
-	if s.noConditions.Load() {
-		if _, err := s.Stat(ctx, key); !errors.Is(err, ErrNotFound) {
-			return errors.Join(err, existsUnless(err, key))
-		}
-	}
-	var send io.Reader = body
-	if at, ok := body.(io.ReaderAt); ok { // otherwise the client holds the whole object in memory
-		send = io.NewSectionReader(at, start, size)
-	}
-	o := minio.PutObjectOptions{ContentType: contentType(key), SendContentMd5: true, DisableMultipart: true}
-	if !s.noConditions.Load() {
-		o.SetMatchETagExcept("*")
-	}
-	info, err := s.client.PutObject(ctx, s.bucket, full, send, size, o)
-	if err != nil {
-		err = s.failed("put", key, err)
-		if s.refusesConditions(err) {
-			s.noConditions.Store(true)
-			if _, serr := body.Seek(start, io.SeekStart); serr == nil {
-				return s.Put(ctx, key, body)
-			}
-		}
-		return err
-	}
-	return s.compare(ctx, key, info.ETag, hex.EncodeToString(sum.Sum(nil)))
-}
-
-// compare checks the ETag of a stored object against the MD5 of what was sent. An ETag is no MD5
-// where the store encrypts with keys of its own.
-func (s *S3) compare(ctx context.Context, key, etag, want string) error {
-	if strings.EqualFold(etag, want) || len(etag) != len(want) || !isHex(etag) {
-		return nil
-	}
-	info, err := s.client.StatObject(ctx, s.bucket, s.prefix+key, minio.StatObjectOptions{})
-	if err == nil && strings.HasPrefix(info.Metadata.Get("X-Amz-Server-Side-Encryption"), "aws:kms") {
-		return nil
-	}
-	return s.failed("put", key, errors.Join(err, fmt.Errorf("the store has other bytes: its ETag is %s, the body's MD5 %s", etag, want)))
-}
-
-func existsUnless(err error, key string) error {
-	if err != nil {
-		return nil
-	}
-	return fmt.Errorf("put %s: %w", key, ErrExists)
-}
-
-// refusesConditions says whether the store knows no If-None-Match: it then answers that the header is
-// not implemented. Without it, two writers at the same moment may both succeed; they write the same.
-func (s *S3) refusesConditions(err error) bool {
-	var e *StoreError
-	return errors.As(err, &e) && !s.noConditions.Load() && (e.Status == http.StatusNotImplemented || e.Code == "NotImplemented")
-}
-
-func isHex(s string) bool {
-	_, err := hex.DecodeString(s)
-	return err == nil
 }
 
 // Open implements Bucket.

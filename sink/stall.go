@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"sync/atomic"
 	"time"
 )
@@ -48,9 +49,42 @@ func (g *stallGuard) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	t.Stop()
+	if a, ok := req.Context().Value(answerKey{}).(*answer); ok {
+		a.note(resp)
+	}
 	resp.Body = &receiving{resp.Body, t}
 	return resp, nil
 }
+
+// answer is what a store says beside its answer, in headers that the client does not pass on.
+type answer struct {
+	retryAfter time.Duration
+	skew       time.Duration // of its clock against ours
+}
+
+// answerKey is where a request's context holds its *answer.
+type answerKey struct{}
+
+// note reads Retry-After, in seconds or as a date (RFC 9110, 10.2.3), and Date.
+func (a *answer) note(resp *http.Response) {
+	now := time.Now()
+	date, err := http.ParseTime(resp.Header.Get("Date"))
+	if err == nil {
+		a.skew = date.Sub(now)
+	}
+	text := resp.Header.Get("Retry-After")
+	if seconds, err := strconv.Atoi(text); err == nil && seconds > 0 {
+		a.retryAfter = min(time.Duration(seconds), maxRetryAfter/time.Second) * time.Second
+	} else if at, err := http.ParseTime(text); err == nil {
+		if date.IsZero() {
+			date = now
+		}
+		a.retryAfter = min(max(at.Sub(date), 0), maxRetryAfter)
+	}
+}
+
+// maxRetryAfter bounds what a store may ask for: it may be wrong, or its clock.
+const maxRetryAfter = 15 * time.Minute
 
 // stallTimer is the timer of one request.
 type stallTimer struct {

@@ -172,6 +172,17 @@ func (w *LogWriter) append(p []byte) error {
 	return w.spill(p)
 }
 
+// Flush moves what is held in memory to the scratch file, so that it outlives the process.
+func (w *LogWriter) Flush() error {
+	if w.err != nil || w.closed != nil || len(w.buf) == 0 {
+		return w.err
+	}
+	if w.err = w.spill(w.buf); w.err == nil {
+		w.buf = w.buf[:0]
+	}
+	return w.err
+}
+
 func (w *LogWriter) spill(p []byte) error {
 	n, err := w.o.Scratch.Write(p)
 	w.inScratch += int64(n)

@@ -160,6 +160,10 @@ const (
 	CauseJoinFailed Cause = "join_failed"
 	// CauseKubeletError: the kubelet answered with an error in place of the log, to the end.
 	CauseKubeletError Cause = "kubelet_error"
+	// CauseSpoolFull: the exporter had no room for the log while it could be had.
+	CauseSpoolFull Cause = "spool_full"
+	// CauseSpoolDamaged: the log was captured, and its bytes were damaged on the exporter's disk before they were stored.
+	CauseSpoolDamaged Cause = "spool_damaged"
 	// CauseStillRunning: the run had not ended when it was read.
 	CauseStillRunning Cause = "still_running"
 )
@@ -212,7 +216,7 @@ type Capture struct {
 // Read is one request for the log.
 type Read struct {
 	Time     time.Time `json:"time"`
-	Method   string    `json:"method"` // follow, get, previous, poll, closing, node
+	Method   string    `json:"method"` // follow, get, previous, poll, closing, node, spool
 	RawBytes int64     `json:"rawBytes"`
 	Result   string    `json:"result"` // ok, or the error
 }

@@ -12,7 +12,7 @@ func causes() []Cause {
 	return []Cause{
 		CauseReplacedBeforeRead, CauseUnseenRuns, CauseDeletedBeforeRead, CauseNodeLost,
 		CauseVanishedWhileDown, CauseRotated, CauseNotWitnessed, CauseTailUnproven, CauseJoinFailed,
-		CauseKubeletError, CauseStillRunning,
+		CauseKubeletError, CauseSpoolFull, CauseSpoolDamaged, CauseStillRunning,
 	}
 }
 

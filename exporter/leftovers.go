@@ -1,0 +1,398 @@
+package exporter
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/kubelogexporter/kubelogexporter/sink"
+	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
+)
+
+// leftover is a capture that an earlier process had not finished: what it is about, and its bytes.
+type leftover struct {
+	about *bundle.Record
+	draft *sink.Draft
+	logs  []string // its objects that are under their keys already, without a record
+}
+
+// leftovers are those that nobody has taken up yet.
+type leftovers struct {
+	mu sync.Mutex
+	m  map[runID][]*leftover
+}
+
+func (l *leftovers) add(id runID, left *leftover) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.m == nil {
+		l.m = make(map[runID][]*leftover)
+	}
+	l.m[id] = append(l.m[id], left)
+}
+
+func (l *leftovers) take(id runID) []*leftover {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	left := l.m[id]
+	delete(l.m, id)
+	return left
+}
+
+func (l *leftovers) ids() []runID {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	ids := make([]runID, 0, len(l.m))
+	for id := range l.m {
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+// drop throws away what an earlier process had read of a run that has its record.
+func (l *leftovers) drop(id runID, spool *sink.Dir) {
+	for _, left := range l.take(id) {
+		_ = left.remove(spool) // what stays is found again
+	}
+}
+
+// remove removes a leftover's files.
+func (l *leftover) remove(spool *sink.Dir) error {
+	err := l.draft.Remove()
+	for _, key := range l.logs {
+		if rerr := spool.Remove(key); !errors.Is(rerr, sink.ErrNotFound) {
+			err = errors.Join(err, rerr)
+		}
+	}
+	return err
+}
+
+// takeDrafts sorts what an earlier process had in the making by the runs that it is about.
+func (s *shipper) takeDrafts(f *found) error {
+	drafts, err := s.e.spool.Drafts()
+	if err != nil {
+		return fmt.Errorf("read spool: %w", err)
+	}
+	recorded := make(map[runID]bool)
+	for _, rec := range f.recs {
+		if !rec.State.Running {
+			recorded[idOf(rec)] = true
+		}
+	}
+	n := 0
+	for _, d := range drafts {
+		about, rec := []byte(nil), (*bundle.Record)(nil)
+		if about, err = d.About(); err == nil {
+			rec, err = bundle.Decode(about)
+		}
+		if err != nil {
+			if err := s.setAsideDraft(d, err); err != nil {
+				return err
+			}
+			continue
+		}
+		left := &leftover{about: rec, draft: d}
+		for key, named := range f.logs {
+			run, _, _, _, err := bundle.ParseKey(key)
+			if err == nil && !named && run.Snapshot.IsZero() && run.UID == rec.Pod.UID && run.Container == rec.Container.Name &&
+				run.Restart == rec.Container.RestartCount && run.ID12 == bundle.ID12(rec.Container.ContainerID) {
+				left.logs = append(left.logs, key)
+				f.logs[key] = true // by this
+			}
+		}
+		slices.Sort(left.logs)
+		if recorded[idOf(rec)] {
+			if err := left.remove(s.e.spool); err != nil {
+				return fmt.Errorf("clean spool: %w", err)
+			}
+			continue
+		}
+		n++
+		s.e.leftovers.add(idOf(rec), left)
+	}
+	if n > 0 {
+		s.e.log.Info("an earlier process has left captures that it had not finished; they are taken up", "captures", n)
+	}
+	return nil
+}
+
+// setAsideDraft handles a draft that does not say what it is about: the machine has lost its power.
+func (s *shipper) setAsideDraft(d *sink.Draft, why error) error {
+	files, err := d.Files()
+	empty := err == nil
+	for _, f := range files {
+		if n, rerr := f.Read(make([]byte, 1)); n > 0 || rerr != nil && !errors.Is(rerr, io.EOF) {
+			empty = false
+		}
+		_ = f.Close()
+	}
+	if empty {
+		if err := d.Remove(); err != nil {
+			return fmt.Errorf("clean spool: %w", err)
+		}
+		return nil
+	}
+	to, err := d.SetAside("it is not known which log this is a part of: " + why.Error())
+	if err != nil {
+		return fmt.Errorf("clean spool: %w", err)
+	}
+	s.e.metrics.setAside.WithLabelValues("unfinished").Inc()
+	s.e.log.Error("a capture that was not finished cannot be told apart, set aside", "file", to, "err", why)
+	return nil
+}
+
+func idOf(rec *bundle.Record) runID {
+	return runID{podUID: types.UID(rec.Pod.UID), container: rec.Container.Name, containerID: rec.Container.ContainerID}
+}
+
+// text opens the log text of a leftover, as far as its bytes go.
+func (l *leftover) text(spool *sink.Dir) (io.Reader, func(), error) {
+	var closers []io.Closer
+	done := func() {
+		for _, c := range closers {
+			_ = c.Close()
+		}
+	}
+	var stored []io.Reader
+	compression := bundle.Zstd
+	for _, key := range l.logs {
+		f, err := spool.File(key)
+		if err != nil {
+			done()
+			return nil, nil, err
+		}
+		if strings.HasSuffix(key, ".gz") {
+			compression = bundle.Gzip
+		}
+		closers, stored = append(closers, f), append(stored, f)
+	}
+	files, err := l.draft.Files()
+	for _, f := range files {
+		closers = append(closers, f)
+	}
+	if err != nil {
+		done()
+		return nil, nil, err
+	}
+	var scratch io.Reader = strings.NewReader("")
+	for i, f := range files {
+		if i == 0 {
+			scratch = f // see newOutput
+			continue
+		}
+		stored = append(stored, f)
+	}
+	rest := bufio.NewReaderSize(scratch, 64<<10)
+	mark, _ := rest.Peek(markSize)
+	if i := bytes.IndexByte(mark, '\n'); i >= 0 {
+		mark = mark[:i+1]
+	}
+	texts := make([]io.Reader, 0, len(stored)+1)
+	for _, r := range stored {
+		texts = append(texts, &decoded{r: r, compression: compression})
+	}
+	// The frame in progress is in the scratch file until it is finished, so a part of it may be in both.
+	whole := &until{r: bufio.NewReaderSize(io.MultiReader(texts...), 64<<10), mark: bytes.Clone(mark), start: true}
+	return io.MultiReader(whole, rest), done, nil
+}
+
+// markSize is more than a stamp has: two lines that agree in so much are one line.
+const markSize = 256
+
+// decoded is the text of a log object, as far as it can be decompressed.
+type decoded struct {
+	r           io.Reader
+	compression bundle.Compression
+	log         *bundle.LogReader
+	done        bool
+}
+
+func (d *decoded) Read(p []byte) (int, error) {
+	if d.log == nil && !d.done {
+		r := bufio.NewReader(d.r)
+		compression := d.compression
+		if magic, _ := r.Peek(2); len(magic) == 2 && magic[0] == 0x1f && magic[1] == 0x8b {
+			compression = bundle.Gzip
+		}
+		var err error
+		if d.log, err = bundle.NewLogReader(r, compression); err != nil {
+			d.done = true
+		}
+	}
+	if d.done {
+		return 0, io.EOF
+	}
+	n, err := d.log.Read(p)
+	if err != nil {
+		_ = d.log.Close()
+		d.done = true
+		err = io.EOF // damaged, or cut: what came before it counts
+	}
+	return n, err
+}
+
+// until reads lines up to one that begins with mark.
+type until struct {
+	r     *bufio.Reader
+	mark  []byte
+	start bool   // of a line
+	left  []byte // of the piece that was read last
+	end   bool
+}
+
+func (u *until) Read(p []byte) (int, error) {
+	if len(u.left) == 0 && !u.end {
+		if u.start && len(u.mark) > 0 {
+			if next, _ := u.r.Peek(len(u.mark)); bytes.Equal(next, u.mark) {
+				u.end = true
+				return 0, io.EOF
+			}
+		}
+		piece, err := u.r.ReadSlice('\n')
+		u.left = piece
+		u.start = err == nil
+		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
+			u.end = true
+		}
+	}
+	if len(u.left) == 0 && u.end {
+		return 0, io.EOF
+	}
+	n := copy(p, u.left)
+	u.left = u.left[n:]
+	return n, nil
+}
+
+// takeLeftovers goes on with what an earlier process had read of the run and not committed, before the
+// source is asked. It follows what was committed last, if anything was.
+func (c *capture) takeLeftovers(ctx context.Context) {
+	for _, left := range c.e.leftovers.take(c.run.id) {
+		if err := c.takeLeftover(ctx, left); err != nil {
+			c.reset()
+			c.e.leftovers.add(c.run.id, left)
+			c.e.log.Warn("cannot take up what was read before, will try again", c.attrs("err", err)...)
+			return
+		}
+		if err := left.remove(c.e.spool); err != nil {
+			c.e.log.Warn("cannot clean the spool; the next start does", c.attrs("err", err)...)
+		}
+	}
+}
+
+func (c *capture) takeLeftover(ctx context.Context, left *leftover) error {
+	text, done, err := left.text(c.e.spool)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if err := c.open(); err != nil {
+		return err
+	}
+	if c.earlier != nil {
+		tail, closeTail, err := c.e.storedTail(ctx, c.earlier)
+		defer closeTail()
+		if err != nil {
+			return err
+		}
+		text = io.MultiReader(tail, text)
+	}
+	res, err := c.log.Read(text)
+	if err == nil && c.out.isFull() {
+		err = errSpoolFull
+	}
+	if err != nil {
+		return err
+	}
+	if res.Bytes == 0 {
+		if c.earlier == nil {
+			c.reset()
+			c.tookUp = true
+		}
+		return nil
+	}
+	c.joined(res)
+	c.resumed, c.followed, c.asked = true, true, slotCurrent
+	c.notes.Lock()
+	c.reads = append(c.reads, bundle.Read{Time: time.Now().UTC(), Method: "spool", RawBytes: res.Bytes, Result: "ok"})
+	c.notes.Unlock()
+	c.out.flush()
+	return nil
+}
+
+// adopt gives a record to what an earlier process had read of runs that nobody knows any more, once every
+// pod has been seen.
+func (e *Exporter) adopt(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for len(e.leftovers.ids()) > 0 {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if e.Ready() != nil {
+			continue
+		}
+		for _, id := range e.leftovers.ids() {
+			if e.tracker.knows(id.podUID) {
+				continue
+			}
+			for _, left := range e.leftovers.take(id) {
+				if err := e.adoptOne(left); err != nil {
+					e.log.Warn("cannot give a record to a capture that was not finished; the next start tries again", "namespace", left.about.Namespace, "pod", left.about.Pod.Name, "err", err)
+				}
+			}
+		}
+	}
+}
+
+// adoptOne makes a snapshot of a leftover.
+func (e *Exporter) adoptOne(left *leftover) error {
+	text, done, err := left.text(e.spool)
+	if err != nil {
+		return err
+	}
+	defer done()
+	about, err := bundle.Encode(left.about)
+	if err != nil {
+		return err
+	}
+	out, err := newOutput(e.spool, e.encoders, e.compression, about)
+	if err != nil {
+		return err
+	}
+	defer out.abort()
+	if _, err := io.Copy(out, text); err != nil {
+		return err
+	}
+	rec := *left.about
+	unproven := bundle.Part{State: bundle.Unproven, Cause: bundle.CauseTailUnproven, Evidence: []string{"the exporter ended while it read"}}
+	rec.State.Running, rec.State.FinishedAt = true, nil
+	rec.Verdict = bundle.Verdict{Head: unproven, Middle: unproven, Tail: unproven}
+	if err := out.seal(&rec); err != nil {
+		return err
+	}
+	if rec.RawBytes > 0 {
+		run, err := bundle.KeyOf(&rec)
+		if err != nil {
+			return err
+		}
+		if err := out.publish(&rec); err != nil {
+			return err
+		}
+		if err := putRecord(e.spool, run.Record(), &rec); err != nil && !errors.Is(err, sink.ErrExists) {
+			return err
+		}
+		e.ship.add(run.Record(), &rec)
+	}
+	return left.remove(e.spool)
+}

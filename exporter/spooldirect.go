@@ -1,0 +1,188 @@
+package exporter
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/kubelogexporter/kubelogexporter/sink"
+	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
+)
+
+const (
+	// maxDirect is how much of a compressed log is held in memory on its way to the bucket, and
+	// maxDirects how many logs at a time, when the spool is full.
+	maxDirect  = 8 << 20
+	maxDirects = 2
+	// directFrame keeps the text of a frame in progress small: it is in memory too.
+	directFrame = 1 << 20
+	// roomLook is how often a stream that waits for room looks whether there is some.
+	roomLook = 250 * time.Millisecond
+	// flushEvery is how long a few lines stay in memory only, where the end of the process takes them.
+	flushEvery = 2 * time.Second
+)
+
+// outputs are those that are being written.
+type outputs struct {
+	mu   sync.Mutex
+	open map[*output]struct{}
+}
+
+func (o *outputs) add(out *output) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.open == nil {
+		o.open = make(map[*output]struct{})
+	}
+	o.open[out] = struct{}{}
+}
+
+func (o *outputs) remove(out *output) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.open, out)
+}
+
+func (o *outputs) list() []*output {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	list := make([]*output, 0, len(o.open))
+	for out := range o.open {
+		list = append(list, out)
+	}
+	return list
+}
+
+// flush keeps on disk what is being written, until ctx ends.
+func (o *outputs) flush(ctx context.Context) {
+	tick := time.NewTicker(flushEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			for _, out := range o.list() {
+				out.flush()
+			}
+		}
+	}
+}
+
+// output opens the place that a capture's text goes to: in the spool, or, if that is full and the store
+// takes something, in memory and from there to the bucket.
+func (e *Exporter) output(c *capture) (*output, error) {
+	about, err := bundle.Encode(c.record(c.run.now(), true))
+	if err != nil {
+		return nil, err
+	}
+	if !e.space.admits(c.urgent()) {
+		c.noRoom = true
+		return e.directOutput(c)
+	}
+	out, err := newOutput(e.spool, e.encoders, e.compression, about)
+	if err != nil {
+		c.noRoom = sink.Reason(err) == "DiskFull"
+		return nil, err
+	}
+	out.room = func() error { return e.awaitRoom(c) }
+	e.outputs.add(out)
+	return out, nil
+}
+
+// cannotSpool tells of a failure of the spool; of one that is full the user was told once.
+func (c *capture) cannotSpool(err error) {
+	if !errors.Is(err, errSpoolFull) {
+		c.e.log.Warn("cannot spool, will try again", c.attrs("err", err)...)
+	}
+}
+
+// urgent says whether the run's log is about to vanish.
+func (c *capture) urgent() bool {
+	m := c.run.now()
+	return m.dying || m.podGone || m.slot != slotCurrent
+}
+
+// awaitRoom is asked before text is written. While the pod stays, a stream waits, and the text with it at
+// its source; a finished log is read again later. What cannot be had later is cut where the room ends.
+func (e *Exporter) awaitRoom(c *capture) error {
+	for !e.space.admits(c.urgent()) {
+		switch {
+		case c.urgent(), c.followed && (e.stopping() || c.run.now().ended()):
+			c.noRoom = true
+			return errCut
+		case !c.followed:
+			c.noRoom = true
+			return errSpoolFull
+		}
+		<-time.After(roomLook)
+	}
+	return nil
+}
+
+// directOutput makes an output in memory, whose objects go to the bucket at once. Their record goes
+// through the spool, which keeps room for records.
+func (e *Exporter) directOutput(c *capture) (*output, error) {
+	if e.ship.down() {
+		return nil, errSpoolFull
+	}
+	select {
+	case e.directs <- struct{}{}:
+	default:
+		return nil, errSpoolFull
+	}
+	o := &output{spool: e.spool, compression: e.compression, cutAt: time.Now(), release: sync.OnceFunc(func() { <-e.directs })}
+	held := &inMemory{}
+	o.begin = func() (unfinished, error) { return held.begin(), nil }
+	o.commit = func(i int, obj *bundle.Object) error {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // not to be cut short by a stop
+		defer cancel()
+		_, err := e.ship.place(ctx, obj, func(to string) error {
+			f, _ := o.files[i].(*memoryFile)
+			return e.bucket.Put(ctx, to, bytes.NewReader(f.b.Bytes()))
+		})
+		if err == nil {
+			e.metrics.direct.Inc()
+		}
+		return err
+	}
+	o.room = func() error {
+		switch {
+		case held.size < maxDirect:
+			return nil
+		case c.urgent():
+			return errCut
+		}
+		return errSpoolFull
+	}
+	o.w = bundle.NewLogWriter(bundle.LogOptions{Compression: e.compression, Encoders: e.encoders, Next: o.next, FrameSize: directFrame})
+	return o, nil
+}
+
+// inMemory are the objects of a log that is not in the spool.
+type inMemory struct {
+	objects []*memoryFile
+	size    int
+}
+
+func (m *inMemory) begin() *memoryFile {
+	f := &memoryFile{of: m}
+	m.objects = append(m.objects, f)
+	return f
+}
+
+type memoryFile struct {
+	of *inMemory
+	b  bytes.Buffer
+}
+
+func (f *memoryFile) Write(p []byte) (int, error) {
+	f.of.size += len(p)
+	return f.b.Write(p)
+}
+
+func (*memoryFile) Commit(string) error { return errors.ErrUnsupported } // output.commit does it
+
+func (*memoryFile) Abort() error { return nil }

@@ -1,0 +1,461 @@
+package sink
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// errPower is what every call gets after the power was cut.
+var errPower = errors.New("no power")
+
+// faulty is a file system that fails at its n-th call, and that knows what a power cut would take:
+// bytes that were not synced, and names whose directory was not.
+type faulty struct {
+	fileSystem
+	root  string // of the real file system
+	n     int    // calls so far
+	at    int    // the call that fails, 0 for none
+	err   error
+	cut   bool // the power was cut at that call
+	calls []string
+
+	synced map[string]int64  // bytes of files that are durable, by their inode's first name
+	fresh  map[string]string // names that are not durable yet, and the file behind them
+	gone   map[string][]byte // names that were removed and would come back
+}
+
+func newFaulty(t *testing.T, root string, at int, err error) *faulty {
+	t.Helper()
+	r, rerr := os.OpenRoot(root)
+	if rerr != nil {
+		t.Fatal(rerr)
+	}
+	t.Cleanup(func() { _ = r.Close() })
+	return &faulty{fileSystem: osFiles{r}, root: root, at: at, err: err, synced: make(map[string]int64), fresh: make(map[string]string), gone: make(map[string][]byte)}
+}
+
+// call counts a call that changes something or makes it durable.
+func (f *faulty) call(what string) error {
+	if f.cut {
+		return errPower
+	}
+	f.n++
+	f.calls = append(f.calls, what)
+	if f.n == f.at {
+		f.cut = errors.Is(f.err, errPower)
+		return &fs.PathError{Op: what, Path: f.root, Err: f.err}
+	}
+	return nil
+}
+
+func (f *faulty) OpenFile(name string, flag int, perm fs.FileMode) (file, error) {
+	if flag&os.O_CREATE != 0 {
+		if err := f.call("create"); err != nil {
+			return nil, err
+		}
+	} else if f.cut {
+		return nil, errPower
+	}
+	inner, err := f.fileSystem.OpenFile(name, flag, perm)
+	if err != nil {
+		return nil, err
+	}
+	if flag&os.O_CREATE != 0 {
+		f.fresh[name] = name
+	}
+	return &faultyFile{file: inner, fs: f, name: name}, nil
+}
+
+func (f *faulty) Mkdir(name string, perm fs.FileMode) error {
+	if err := f.call("mkdir"); err != nil {
+		return err
+	}
+	err := f.fileSystem.Mkdir(name, perm)
+	if err == nil {
+		f.fresh[name] = name
+	}
+	return err
+}
+
+func (f *faulty) Link(old, to string) error {
+	if err := f.call("link"); err != nil {
+		return err
+	}
+	err := f.fileSystem.Link(old, to)
+	if err == nil {
+		f.fresh[to] = old
+	}
+	return err
+}
+
+func (f *faulty) Rename(old, to string) error {
+	if err := f.call("rename"); err != nil {
+		return err
+	}
+	was, _ := os.ReadFile(filepath.Join(f.root, to)) // what a power cut brings back
+	err := f.fileSystem.Rename(old, to)
+	if err == nil && was != nil {
+		f.gone[to] = was
+	} else if err == nil {
+		f.fresh[to] = old
+	}
+	return err
+}
+
+func (f *faulty) Remove(name string) error {
+	if err := f.call("remove"); err != nil {
+		return err
+	}
+	return f.fileSystem.Remove(name)
+}
+
+type faultyFile struct {
+	file
+	fs   *faulty
+	name string
+}
+
+func (f *faultyFile) Write(p []byte) (int, error) {
+	if err := f.fs.call("write"); err != nil {
+		n := 0
+		if errors.Is(err, syscall.ENOSPC) {
+			n, _ = f.file.Write(p[:len(p)/2]) // a disk that fills up takes the first half
+		}
+		return n, err
+	}
+	return f.file.Write(p)
+}
+
+func (f *faultyFile) Sync() error {
+	info, err := f.file.Stat()
+	if err != nil {
+		return err
+	}
+	if info.IsDir() {
+		err = f.fs.call("syncdir")
+	} else {
+		err = f.fs.call("sync")
+	}
+	if err != nil {
+		return err
+	}
+	if !info.IsDir() {
+		f.fs.synced[f.name] = info.Size()
+		return nil
+	}
+	for name := range f.fs.fresh {
+		if path.Dir(name) == path.Clean(f.name) {
+			delete(f.fs.fresh, name)
+		}
+	}
+	for name := range f.fs.gone {
+		if path.Dir(name) == path.Clean(f.name) {
+			delete(f.fs.gone, name)
+		}
+	}
+	return nil
+}
+
+// crash takes away what a power cut takes in the worst case.
+func (f *faulty) crash(t *testing.T) {
+	t.Helper()
+	names := make([]string, 0, len(f.fresh))
+	for name := range f.fresh {
+		names = append(names, name)
+	}
+	slices.SortFunc(names, func(a, b string) int { return len(b) - len(a) })
+	for _, name := range names {
+		if strings.HasPrefix(name, tempDir) && name != tempDir {
+			// Temporary files may stay, cut to what was synced: a start has to cope with them.
+			_ = os.Truncate(filepath.Join(f.root, name), f.synced[name])
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(f.root, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, was := range f.gone {
+		if err := os.WriteFile(filepath.Join(f.root, name), was, 0o644); err != nil { //nolint:gosec // a test
+			t.Fatal(err)
+		}
+	}
+}
+
+const (
+	faultKey  = "cluster=c/date=d/pod/uid/object"
+	faultBody = "the whole body of the object"
+)
+
+// TestDirFaults fails at every call of a Put in turn, with a full disk, a broken one and a power cut.
+// Whatever happens: an object that was acknowledged is there whole, one that was not is there whole or
+// not at all, nothing else is left, and the next Put succeeds.
+func TestDirFaults(t *testing.T) {
+	for name, fault := range map[string]error{"ENOSPC": syscall.ENOSPC, "EIO": syscall.EIO, "power": errPower} {
+		t.Run(name, func(t *testing.T) {
+			for n := 1; ; n++ {
+				root := t.TempDir()
+				f := newFaulty(t, root, n, fault)
+				d, err := newDir(root, f)
+				if err == nil {
+					err = d.Put(t.Context(), faultKey, strings.NewReader(faultBody))
+				}
+				if err != nil && !errors.Is(err, fault) {
+					t.Errorf("call %d, %s: got %v", n, f.calls[n-1], err)
+				}
+				if f.n >= n && err == nil && f.calls[n-1] != "remove" {
+					t.Errorf("call %d, %s, failed and nobody was told", n, f.calls[n-1])
+				}
+				if f.cut {
+					f.crash(t)
+				}
+				checkAfterFault(t, root, fmt.Sprintf("call %d of %v", n, f.calls), err == nil)
+				if f.n < n {
+					if n < 12 {
+						t.Fatalf("only %d calls: %v", f.n, f.calls)
+					}
+					t.Logf("%d calls: %v", f.n, f.calls)
+					return
+				}
+			}
+		})
+	}
+}
+
+// checkAfterFault opens the directory as the next process does.
+func checkAfterFault(t *testing.T, root, what string, acknowledged bool) {
+	t.Helper()
+	d, err := OpenDir(root)
+	if err != nil {
+		t.Fatalf("%s: open again: %v", what, err)
+	}
+	release, err := d.Lock()
+	if err != nil {
+		t.Fatalf("%s: lock again: %v", what, err)
+	}
+	defer release() //nolint:errcheck // the end of the test
+	data, err := os.ReadFile(filepath.Join(root, faultKey))
+	switch {
+	case err != nil && acknowledged:
+		t.Errorf("%s: acknowledged, and not there", what)
+	case err == nil && string(data) != faultBody:
+		t.Errorf("%s: %q of the object are there", what, data)
+	}
+	if entries, err := os.ReadDir(filepath.Join(root, tempDir)); err != nil || len(entries) > 0 {
+		t.Errorf("%s: left are %v, %v", what, entries, err)
+	}
+	if perr := d.Put(context.Background(), faultKey, strings.NewReader(faultBody)); perr != nil && (err != nil || !errors.Is(perr, ErrExists)) {
+		t.Errorf("%s: put again: %v", what, perr)
+	}
+	if d.Used() < int64(len(faultBody)) || d.Used() > int64(2*len(faultBody)) {
+		t.Errorf("%s: %d bytes are counted", what, d.Used())
+	}
+}
+
+// TestDirReplaceFaults does the same with Replace: the old object or the new one is there, whole.
+func TestDirReplaceFaults(t *testing.T) {
+	for name, fault := range map[string]error{"ENOSPC": syscall.ENOSPC, "EIO": syscall.EIO, "power": errPower} {
+		t.Run(name, func(t *testing.T) {
+			for n := 2; ; n++ { // the first call makes the temporary directory
+				root := t.TempDir()
+				plain, err := OpenDir(root)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := plain.Put(t.Context(), faultKey, strings.NewReader("old")); err != nil {
+					t.Fatal(err)
+				}
+				old, err := plain.Stat(t.Context(), faultKey)
+				if err != nil {
+					t.Fatal(err)
+				}
+				f := newFaulty(t, root, n, fault)
+				d, err := newDir(root, f)
+				if err != nil {
+					t.Fatal(err)
+				}
+				err = d.Replace(t.Context(), faultKey, strings.NewReader(faultBody), old)
+				if f.cut {
+					f.crash(t)
+				}
+				data, rerr := os.ReadFile(filepath.Join(root, faultKey))
+				if rerr != nil || err == nil && string(data) != faultBody || string(data) != "old" && string(data) != faultBody {
+					t.Errorf("call %d of %v: %v; there is %q, %v", n, f.calls, err, data, rerr)
+				}
+				if f.n < n {
+					return
+				}
+			}
+		})
+	}
+}
+
+// TestDirSetAsideFaults: what is to be set aside is in its old place or in the new one, never in none.
+func TestDirSetAsideFaults(t *testing.T) {
+	for _, fault := range []error{syscall.ENOSPC, syscall.EIO} {
+		for n := 2; ; n++ {
+			root := t.TempDir()
+			f := newFaulty(t, root, n, fault)
+			f.at = 0
+			d, err := newDir(root, f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := d.Put(t.Context(), faultKey, strings.NewReader(faultBody)); err != nil {
+				t.Fatal(err)
+			}
+			f.n, f.at = 0, n-1
+			_, err = d.SetAside(faultKey, "the reason")
+			places := 0
+			for _, name := range []string{faultKey, path.Join(asideDir, faultKey)} {
+				if data, err := os.ReadFile(filepath.Join(root, name)); err == nil && string(data) == faultBody {
+					places++
+				}
+			}
+			if places != 1 {
+				t.Errorf("%v at call %d: it is in %d places", fault, n, places)
+			}
+			if f.n < f.at {
+				reason, rerr := os.ReadFile(filepath.Join(root, asideDir, faultKey+".reason.txt"))
+				if err != nil || rerr != nil || string(reason) != "the reason\n" {
+					t.Errorf("without a fault: %v, reason %q, %v", err, reason, rerr)
+				}
+				break
+			}
+		}
+	}
+}
+
+// TestDirUsed follows the count of bytes through everything that changes it.
+func TestDirUsed(t *testing.T) {
+	d, err := OpenDir(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	release, err := d.Lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release() //nolint:errcheck // the end of the test
+	used := func(want int64) {
+		t.Helper()
+		if got := d.Used(); got != want {
+			t.Errorf("%d bytes are counted, want %d", got, want)
+		}
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(d.Put(t.Context(), "a", strings.NewReader("12345")))
+	used(5)
+	draft, err := d.Draft([]byte("about"))
+	must(err)
+	used(10)
+	f, err := draft.Temp()
+	must(err)
+	_, err = io.WriteString(f, "1234567")
+	must(err)
+	must(f.Truncate(3))
+	used(13)
+	must(f.Commit("b"))
+	used(13)
+	g, err := draft.Temp()
+	must(err)
+	_, err = io.WriteString(g, "1234567")
+	must(err)
+	used(20)
+	must(g.Abort())
+	must(draft.Remove())
+	used(8)
+	if _, err := d.SetAside("a", "why"); err != nil {
+		t.Fatal(err)
+	}
+	must(d.Remove("b"))
+	if d.Used() < 5 {
+		t.Errorf("what is set aside does not count: %d bytes", d.Used())
+	}
+	if n, err := d.Free(); err != nil || n <= 0 {
+		t.Errorf("free: %d, %v", n, err)
+	}
+}
+
+// TestDirDrafts leaves drafts behind as a dead process does.
+func TestDirDrafts(t *testing.T) {
+	root := t.TempDir()
+	d, err := OpenDir(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		draft, err := d.Draft(fmt.Append(nil, i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, text := range []string{"first", "second"} {
+			f, err := draft.Temp()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.WriteString(f, text); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	d, err = OpenDir(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	release, err := d.Lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release() //nolint:errcheck // the end of the test
+	drafts, err := d.Drafts()
+	if err != nil || len(drafts) != 3 {
+		t.Fatalf("%d drafts, %v", len(drafts), err)
+	}
+	seen := ""
+	for _, draft := range drafts {
+		about, err := draft.About()
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen += string(about)
+		files, err := draft.Files()
+		if err != nil || len(files) != 2 {
+			t.Fatalf("%d files, %v", len(files), err)
+		}
+		first, _ := io.ReadAll(files[0])
+		if !bytes.Equal(first, []byte("first")) {
+			t.Errorf("the first file is %q", first)
+		}
+		for _, f := range files {
+			_ = f.Close()
+		}
+	}
+	if seen != "012" {
+		t.Errorf("drafts %q", seen)
+	}
+	if _, err := drafts[0].SetAside("why"); err != nil {
+		t.Error(err)
+	}
+	if err := drafts[1].Remove(); err != nil {
+		t.Error(err)
+	}
+	if drafts, err = d.Drafts(); err != nil || len(drafts) != 1 {
+		t.Errorf("%d drafts are left, %v", len(drafts), err)
+	}
+}

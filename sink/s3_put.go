@@ -1,0 +1,231 @@
+package sink
+
+import (
+	"context"
+	"crypto/md5" //nolint:gosec // S3's ETag of a single PUT is an MD5
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/minio/crc64nvme"
+	"github.com/minio/minio-go/v7"
+)
+
+// digests are the sums of a body, made in one pass before it is sent.
+type digests struct {
+	size               int64
+	md5, sha256, crc64 []byte
+}
+
+func digest(body io.Reader) (digests, error) {
+	m, h, c := md5.New(), sha256.New(), crc64nvme.New() //nolint:gosec // see above
+	// The sums take turns over pieces that stay in the processor's cache.
+	size, err := io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(m, h, c)}, struct{ io.Reader }{body}, make([]byte, 128<<10))
+	return digests{size: size, md5: m.Sum(nil), sha256: h.Sum(nil), crc64: c.Sum(nil)}, err
+}
+
+// check compares the sums with the hash that the body should have, if that is known.
+func (d digests) check(body io.Reader) error {
+	if w, ok := body.(Whole); ok && w.SHA256 != hex.EncodeToString(d.sha256) {
+		return fmt.Errorf("%w: its sha256 is %x and should be %s", ErrDamaged, d.sha256, w.SHA256)
+	}
+	return nil
+}
+
+// Put implements Bucket. The SHA-256 of the body is signed and its MD5 goes along, so that the store
+// refuses a body that was damaged on the way; what the store answers is compared with both.
+func (s *S3) Put(ctx context.Context, key string, body io.ReadSeeker) error {
+	return s.store(ctx, key, body, "")
+}
+
+// Replace implements Replacer.
+func (s *S3) Replace(ctx context.Context, key string, body io.ReadSeeker, old Object) error {
+	if old.ETag == "" {
+		return fmt.Errorf("replace %s: the store gives no ETag to tell the objects apart by", key)
+	}
+	return s.store(ctx, key, body, old.ETag)
+}
+
+// store puts an object: where nothing is, or, if replaces is an ETag, in that object's place.
+func (s *S3) store(ctx context.Context, key string, body io.ReadSeeker, replaces string) error {
+	full, err := s.key(key)
+	if err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("put %s: %w", key, err)
+	}
+	start, err := body.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return fmt.Errorf("put %s: %w", key, err)
+	}
+	sums, err := digest(body)
+	if err == nil {
+		_, err = body.Seek(start, io.SeekStart)
+	}
+	if err != nil {
+		return fmt.Errorf("put %s: read body: %w", key, err)
+	}
+	if err := sums.check(body); err != nil {
+		return fmt.Errorf("put %s: %w", key, err)
+	}
+	can, err := s.conditions(ctx, key)
+	if err != nil {
+		return err
+	}
+	o := s.put.options(key, sums)
+	if replaces == "" {
+		err = s.createOnly(ctx, key, can, &o)
+	} else {
+		err = s.replaceOnly(ctx, key, replaces, can, &o)
+	}
+	if err != nil {
+		return err
+	}
+	err = s.send(ctx, key, full, body, start, sums, o)
+	var e *StoreError
+	switch {
+	case errors.As(err, &e) && e.Code == "NotImplemented" && s.put.dropTags():
+		if _, serr := body.Seek(start, io.SeekStart); serr == nil {
+			return s.store(ctx, key, body, replaces)
+		}
+	case err == nil && !can.known:
+		s.probed.forbidden() // objects may be stored, and the probe may not: so it stays
+	case errors.Is(err, ErrExists) && replaces != "":
+		return fmt.Errorf("replace %s: %w", key, ErrChanged)
+	}
+	return err
+}
+
+// createOnly makes a request one that changes nothing that is there, as far as the store can.
+func (s *S3) createOnly(ctx context.Context, key string, can abilities, o *minio.PutObjectOptions) error {
+	if can.create {
+		o.SetMatchETagExcept("*")
+	}
+	if can.create && can.known {
+		return nil
+	}
+	_, err := s.Stat(ctx, key)
+	switch {
+	case err == nil:
+		return fmt.Errorf("put %s: %w", key, ErrExists)
+	case errors.Is(err, ErrNotFound), can.create:
+		return nil // if the store cannot be asked, it may still know the condition
+	}
+	return err
+}
+
+func (s *S3) replaceOnly(ctx context.Context, key, etag string, can abilities, o *minio.PutObjectOptions) error {
+	if can.replace {
+		o.SetMatchETag(etag)
+		return nil
+	}
+	now, err := s.Stat(ctx, key)
+	if err == nil && now.ETag != etag {
+		return fmt.Errorf("replace %s: %w", key, ErrChanged)
+	}
+	return err
+}
+
+// send makes the one request that stores an object.
+func (s *S3) send(ctx context.Context, key, full string, body io.ReadSeeker, start int64, sums digests, o minio.PutObjectOptions) error {
+	var content io.Reader = body
+	if at, ok := body.(io.ReaderAt); ok {
+		content = io.NewSectionReader(at, start, sums.size)
+	}
+	var said answer
+	limit := s.pace.limit(sums.size)
+	within, cancel := context.WithTimeout(context.WithValue(ctx, answerKey{}, &said), limit)
+	defer cancel()
+	core := minio.Core{Client: s.client}
+	info, err := core.PutObject(within, s.bucket, full, content, sums.size,
+		base64.StdEncoding.EncodeToString(sums.md5), hex.EncodeToString(sums.sha256), o)
+	s.pace.learn(within.Err() != nil && ctx.Err() == nil)
+	switch {
+	case err == nil:
+		return s.compare(ctx, key, info, sums)
+	case ctx.Err() != nil:
+		return fmt.Errorf("put %s: %w", key, ctx.Err())
+	case within.Err() != nil:
+		err = fmt.Errorf("%d bytes took longer than %s", sums.size, limit)
+	}
+	err = s.failed("put", key, err)
+	var e *StoreError
+	if errors.As(err, &e) {
+		e.RetryAfter = said.retryAfter
+		if e.Code == "RequestTimeTooSkewed" {
+			e.Skew = said.skew
+		}
+	}
+	return err
+}
+
+// compare checks what the store answers against what was sent. An ETag is no MD5 where the store
+// encrypts with keys of its own. AWS answers with a CRC-64/NVME that it made itself.
+func (s *S3) compare(ctx context.Context, key string, info minio.UploadInfo, sums digests) error {
+	other := func(what, got, want string) error {
+		return s.failed("put", key, fmt.Errorf("%w: its %s is %s, ours %s", ErrMismatch, what, got, want))
+	}
+	crc, sha := base64.StdEncoding.EncodeToString(sums.crc64), base64.StdEncoding.EncodeToString(sums.sha256)
+	whole := info.ChecksumMode == "" || info.ChecksumMode == "FULL_OBJECT"
+	switch {
+	case whole && info.ChecksumCRC64NVME != "" && info.ChecksumCRC64NVME != crc:
+		return other("CRC-64/NVME", info.ChecksumCRC64NVME, crc)
+	case whole && info.ChecksumSHA256 != "" && info.ChecksumSHA256 != sha:
+		return other("SHA-256", info.ChecksumSHA256, sha)
+	}
+	want := hex.EncodeToString(sums.md5)
+	if strings.EqualFold(info.ETag, want) || len(info.ETag) != len(want) || !isHex(info.ETag) {
+		return nil
+	}
+	now, err := s.client.StatObject(ctx, s.bucket, s.prefix+key, minio.StatObjectOptions{})
+	if err == nil && strings.HasPrefix(now.Metadata.Get("X-Amz-Server-Side-Encryption"), "aws:kms") {
+		return nil
+	}
+	return errors.Join(err, other("ETag", info.ETag, want))
+}
+
+func isHex(s string) bool {
+	_, err := hex.DecodeString(s)
+	return err == nil
+}
+
+// pace is how slow an upload may be before it is cut: one that trickles holds its place and its file
+// for hours. After a cut less is asked for, so that a slow line brings a large object up in the end.
+type pace struct{ halvings atomic.Int32 }
+
+const (
+	// firstPace is 128 KiB/s: 64 MiB within nine minutes.
+	firstPace = 128 << 10
+	// maxHalvings leaves 512 B/s.
+	maxHalvings = 8
+	// paceGrace is what a request may take beside its bytes.
+	paceGrace = 30 * time.Second
+)
+
+func (p *pace) limit(size int64) time.Duration {
+	return paceGrace + time.Duration(size)*time.Second/time.Duration(firstPace>>p.halvings.Load())
+}
+
+func (p *pace) learn(tooSlow bool) {
+	n := p.halvings.Load()
+	switch {
+	case tooSlow && n < maxHalvings:
+		p.halvings.CompareAndSwap(n, n+1)
+	case !tooSlow && n > 0:
+		p.halvings.CompareAndSwap(n, n-1)
+	}
+}
+
+// notImplemented says whether the store knows no such header.
+func notImplemented(err error) bool {
+	var e *StoreError
+	return errors.As(err, &e) && (e.Status == http.StatusNotImplemented || e.Code == "NotImplemented")
+}
