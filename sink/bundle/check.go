@@ -23,6 +23,16 @@ func (e *DamagedError) Error() string {
 
 func (e *DamagedError) Unwrap() error { return e.Err }
 
+// UnreadError says that a stored object could not be read. That says nothing about the object.
+type UnreadError struct {
+	Key string
+	Err error
+}
+
+func (e *UnreadError) Error() string { return fmt.Sprintf("check log %s: %v", e.Key, e.Err) }
+
+func (e *UnreadError) Unwrap() error { return e.Err }
+
 // CheckRecord reads a record that was stored under a key and judges everything that can be judged
 // without its log objects: its digest, whether it belongs under the key, and whether it contradicts
 // itself. Its error is a *DamagedError. The record is nil if it cannot be read at all.
@@ -49,17 +59,14 @@ func CheckRecord(key string, stored []byte) (*Record, error) {
 // sizes and hashes before and after compression, lines, stamps, frames, the seek table and the last
 // lines. The record must pass CheckRecord. An object that is not what it should be gives a
 // *DamagedError; the record itself gives one if it is wrong about sound objects. What open and the
-// readers fail with is returned wrapped, and says nothing about the object. It holds some 20 MiB.
+// readers fail with is returned as an *UnreadError. It holds some 20 MiB.
 func CheckLog(r *Record, open func(key string) (io.ReadCloser, error)) []error {
 	var errs []error
 	c := &logCheck{record: r, whole: sha256.New(), sound: true}
-	for i, o := range r.Objects {
+	for i := range r.Objects {
 		if err := c.openObject(i, open); err != nil {
 			errs = append(errs, err)
 			c.sound, c.adrift, c.scan = false, true, scanner{}
-			if bad := (*DamagedError)(nil); !errors.As(err, &bad) {
-				errs[len(errs)-1] = fmt.Errorf("check log %s: %w", o.Key, err)
-			}
 		}
 	}
 	if err := c.end(); c.sound && err != nil {
@@ -90,13 +97,15 @@ type logCheck struct {
 }
 
 func (c *logCheck) openObject(i int, open func(key string) (io.ReadCloser, error)) error {
-	body, err := open(c.record.Objects[i].Key)
+	key := c.record.Objects[i].Key
+	body, err := open(key)
 	if err != nil {
-		return err
+		return &UnreadError{Key: key, Err: err}
 	}
+	defer body.Close() //nolint:errcheck // read only
 	err = c.object(i, body)
-	if cerr := body.Close(); err == nil {
-		err = cerr
+	if bad := (*DamagedError)(nil); err != nil && !errors.As(err, &bad) {
+		return &UnreadError{Key: key, Err: err}
 	}
 	return err
 }
