@@ -110,6 +110,8 @@ type Verification struct {
 
 	Damaged, Missing, Orphans, Unchecked int64
 	Duplicates, Leftovers, NoDigest      int64
+	// NotChosen counts the folders of a pod and day that were left out of the sample.
+	NotChosen int64
 	// Foreign counts what lies in the archive's folders and is not part of it. Folders of others count as one.
 	Foreign int64
 	// Young counts log objects without a record that are less than an hour old: theirs may be on its way.
@@ -156,7 +158,7 @@ func (a *Archive) Verify(ctx context.Context, o VerifyOptions, report func(Findi
 	}
 	v := &verifier{a: a, o: o, seed: cmp.Or(o.Seed, rand.Uint64()), now: time.Now()}
 	total = Verification{Level: o.Level, GapsByCause: map[bundle.Cause]int64{}, UnprovenByCause: map[bundle.Cause]int64{}}
-	defer func() { total.Read = o.Progress.Bytes.Load() }()
+	defer func() { total.Read, total.NotChosen = o.Progress.Bytes.Load(), v.notChosen }()
 	failures := 0
 	for result, err := range inOrder(ctx, v.folders(ctx), v.check) {
 		if err == nil {

@@ -20,7 +20,9 @@ type verifier struct {
 	o    VerifyOptions
 	seed uint64
 	now  time.Time
-	seen filter // runs with a record on a day that was listed; for the goroutine that lists
+	// These are for the goroutine that lists.
+	seen      filter // runs with a record on a day that was listed
+	notChosen int64  // folders left out of the sample
 }
 
 // folder is what lies in the folder of one pod and day, as far as it is selected.
@@ -127,7 +129,11 @@ func (v *verifier) day(ctx context.Context, prefix string, newer []string, pass 
 			return true
 		}
 		v.meet(&f)
-		return !v.chosen(f.prefix) || pass(f)
+		if !v.chosen(f.prefix) {
+			v.notChosen++
+			return true
+		}
+		return pass(f)
 	}
 	foreign := folder{prefix: prefix}
 	for o, err := range v.a.listPatiently(ctx, prefix, sink.ListOptions{}) {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"reflect"
 	"slices"
+	"strings"
 
 	"github.com/kubelogexporter/kubelogexporter/sink"
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
@@ -16,7 +17,8 @@ import (
 // judge looks at the folder's records run by run.
 func (c *folderCheck) judge(ctx context.Context) {
 	slices.SortStableFunc(c.checked, func(a, b *checkedRecord) int {
-		return cmp.Or(slices.Compare(a.id[:], b.id[:]), final(a.key, b.key), b.key.Snapshot.Compare(a.key.Snapshot))
+		return cmp.Or(strings.Compare(a.key.Container, b.key.Container), strings.Compare(a.key.ID12, b.key.ID12),
+			slices.Compare(a.id[:], b.id[:]), final(a.key, b.key), b.key.Snapshot.Compare(a.key.Snapshot))
 	})
 	for len(c.checked) > 0 && ctx.Err() == nil {
 		n := 1
