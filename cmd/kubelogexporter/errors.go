@@ -25,6 +25,13 @@ const (
 	exitInterrupted = 130 // 128 + SIGINT, as shells have it
 )
 
+// The exit codes of verify; its help explains them.
+const (
+	exitDamaged   = 1
+	exitUnchecked = 2
+	exitGaps      = 3
+)
+
 // usageError says that the command line is wrong.
 type usageError struct{ error }
 
@@ -40,6 +47,11 @@ type codeError struct {
 }
 
 func (e *codeError) Unwrap() error { return e.error }
+
+// codeOnly is an exit code for which everything is said already.
+type codeOnly int
+
+func (c codeOnly) Error() string { return fmt.Sprintf("exit code %d", int(c)) }
 
 // storageError marks an error of the storage, and adds what the sink advises.
 func storageError(err error) error {
@@ -68,6 +80,9 @@ func advice(err error) []string {
 func (a *app) explain(err error) int {
 	if err == nil {
 		return 0
+	}
+	if code := codeOnly(0); errors.As(err, &code) {
+		return int(code)
 	}
 	code, hints := a.judge(err)
 	if code == exitInterrupted {

@@ -86,7 +86,7 @@ func (x *exportCommand) run(cmd *cobra.Command, pods []string) error {
 	}
 	defer e.Close() //nolint:errcheck // the end of the process gives the spool back too
 	begun := time.Now()
-	stop := show.start(e.Progress)
+	stop := show.start(func() string { return line(e.Progress()) })
 	err = e.Export(ctx)
 	stop()
 	return x.finish(ctx, o, e.Progress(), time.Since(begun), err)

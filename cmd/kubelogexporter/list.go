@@ -82,6 +82,24 @@ func (q *queryFlags) pod(arg string, into *archive.Query) error {
 	return nil
 }
 
+// build returns the query for the runs that the flags and at most one pod select.
+func (q *queryFlags) build(args []string, now time.Time) (archive.Query, error) {
+	query := archive.Query{Cluster: q.cluster, Namespaces: q.namespaces, Container: q.container}
+	var err error
+	if query.Since, err = q.start(now); err != nil {
+		return query, err
+	}
+	if query.Until, err = parseTime("--until-time", q.until); err != nil {
+		return query, err
+	}
+	if len(args) > 0 {
+		if err := q.pod(args[0], &query); err != nil {
+			return query, err
+		}
+	}
+	return query, checkNames(query)
+}
+
 // checkNames refuses what cannot be the name of anything: no archive need be asked for it.
 func checkNames(q archive.Query) error {
 	for _, namespace := range append([]string{"n"}, q.Namespaces...) {
@@ -142,20 +160,8 @@ func (l *listCommand) run(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	now := time.Now()
-	q := archive.Query{Cluster: l.query.cluster, Namespaces: l.query.namespaces, Container: l.query.container}
-	var err error
-	if q.Since, err = l.query.start(now); err != nil {
-		return err
-	}
-	if q.Until, err = parseTime("--until-time", l.query.until); err != nil {
-		return err
-	}
-	if len(args) > 0 {
-		if err := l.query.pod(args[0], &q); err != nil {
-			return err
-		}
-	}
-	if err := checkNames(q); err != nil {
+	q, err := l.query.build(args, now)
+	if err != nil {
 		return err
 	}
 	arc, err := l.sink.read(cmd.Context())

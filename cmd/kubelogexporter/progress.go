@@ -19,7 +19,7 @@ const (
 	barWidth      = 24
 )
 
-// progress shows how far an export is: on a terminal as one line that is drawn again and again,
+// progress shows how far a command is: on a terminal as one line that is drawn again and again,
 // elsewhere as a line every few seconds. Log lines written through it do not disturb the drawn line.
 type progress struct {
 	w     io.Writer
@@ -54,15 +54,15 @@ func newProgress(w io.Writer, style string) (*progress, error) {
 	return &progress{w: w, style: style, width: width}, nil
 }
 
-// start shows what get returns until stop is called.
-func (p *progress) start(get func() exporter.Progress) (stop func()) {
+// start shows what text returns until stop is called. It is in ASCII, so that its length is its width.
+func (p *progress) start(text func() string) (stop func()) {
 	if p.style == "none" {
 		return func() {}
 	}
 	interval := plainInterval
 	if p.style == "bar" {
 		interval = barInterval
-		p.draw(line(get()))
+		p.draw(text())
 	}
 	end, ended := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -72,7 +72,7 @@ func (p *progress) start(get func() exporter.Progress) (stop func()) {
 		for {
 			select {
 			case <-tick.C:
-				p.draw(line(get()))
+				p.draw(text())
 			case <-end:
 				p.clear()
 				return
@@ -116,14 +116,29 @@ func (p *progress) Write(b []byte) (int, error) {
 	text := p.drawn
 	p.erase()
 	n, err := p.w.Write(b)
+	p.redraw(text)
+	return n, err
+}
+
+// print writes elsewhere, above the drawn line if that is the same terminal.
+func (p *progress) print(w io.Writer, text string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	drawn := p.drawn
+	p.erase()
+	_, err := io.WriteString(w, text)
+	p.redraw(drawn)
+	return err
+}
+
+func (p *progress) redraw(text string) {
 	if text != "" {
 		fmt.Fprint(p.w, "\r"+text)
 		p.drawn = text
 	}
-	return n, err
 }
 
-// line is in ASCII, so that its length is its width.
+// line says how far an export is.
 func line(p exporter.Progress) string {
 	if p.Runs == 0 {
 		return "looking for pods"

@@ -44,6 +44,7 @@ const exitHelp = `Exit codes:
   5    the cluster refuses the identity or lacks a permission for it
   6    the storage cannot be reached or refuses
   130  interrupted
+"verify" has codes of its own: see its help.
 `
 
 func newRoot(a *app) *cobra.Command {
@@ -82,7 +83,7 @@ account), watches every namespace it may see and writes into ./kubelogs.`,
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	root.SetUsageTemplate(root.UsageTemplate() + "\nEvery flag can also be set as an environment variable: --s3-region as\nKUBELOGEXPORTER_S3_REGION. The command line wins.\n\n" + exitHelp)
-	root.AddCommand(newRunCommand(a), newExportCommand(a), newListCommand(a), newLogsCommand(a), newVersionCommand(a))
+	root.AddCommand(newRunCommand(a), newExportCommand(a), newListCommand(a), newLogsCommand(a), newVerifyCommand(a), newVersionCommand(a))
 	return root
 }
 

@@ -74,6 +74,8 @@ func commands(t *testing.T) map[string]func(*testscript.TestScript, bool, []stri
 		"fetch":    fetch,
 		"badstore": func(ts *testscript.TestScript, _ bool, args []string) { badStore(t, ts, args) },
 		"plain":    plain,
+		"flip":     flip,
+		"age":      age,
 	}
 }
 
@@ -166,4 +168,21 @@ func plain(ts *testscript.TestScript, _ bool, args []string) {
 			ts.Fatalf("%s holds terminal control characters", name)
 		}
 	}
+}
+
+// flip FILE changes one bit in the middle of a file.
+func flip(ts *testscript.TestScript, _ bool, args []string) {
+	name := ts.MkAbs(args[0])
+	b, err := os.ReadFile(name)
+	ts.Check(err)
+	b[len(b)/2] ^= 1
+	ts.Check(os.WriteFile(name, b, 0o600))
+}
+
+// age DIR makes all files in a directory two hours old.
+func age(ts *testscript.TestScript, _ bool, args []string) {
+	old := time.Now().Add(-2 * time.Hour)
+	ts.Check(filepath.WalkDir(ts.MkAbs(args[0]), func(name string, _ os.DirEntry, err error) error {
+		return errors.Join(err, os.Chtimes(name, old, old))
+	}))
 }

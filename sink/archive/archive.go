@@ -29,16 +29,7 @@ type Archive struct {
 func New(b sink.Bucket) *Archive { return &Archive{bucket: b} }
 
 // DamagedError says that a stored object is not what it should be. Other objects are not affected.
-type DamagedError struct {
-	Key string
-	Err error
-}
-
-func (e *DamagedError) Error() string {
-	return fmt.Sprintf("stored object %s is damaged: %v", e.Key, e.Err)
-}
-
-func (e *DamagedError) Unwrap() error { return e.Err }
+type DamagedError = bundle.DamagedError
 
 // Clusters lists the names of the clusters that have logs here.
 func (a *Archive) Clusters(ctx context.Context) ([]string, error) {

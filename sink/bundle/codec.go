@@ -35,12 +35,19 @@ func (r *Record) SetLog(s Summary, c Compression) error {
 }
 
 // Encode writes a record in its one canonical form: indented by two spaces, fields in the order of the
-// type, times in UTC, a newline at the end. It does not judge the record; Validate does. If the record
+// type, times in UTC, a newline at the end. The last field is the digest of the others, whatever the
+// record's own Digest says; records of format 1.0 have none. It does not judge the record; Validate does. If the record
 // would be larger than MaxRecordSize, events, the pod object and the frame lists are left out, in
 // this order and only as needed, and Omitted names them: a log without its frame list can still be
 // read from the front.
 func Encode(r *Record) ([]byte, error) {
 	c := r.canonical()
+	c.Digest = ""
+	if !hasDigest(c.FormatVersion) {
+		for i := range c.Objects {
+			c.Objects[i].StoredMD5 = "" // 1.0 has no such field either
+		}
+	}
 	for _, drop := range []struct {
 		name string
 		do   func()
@@ -57,6 +64,9 @@ func Encode(r *Record) ([]byte, error) {
 		b, err := encode(c)
 		if err != nil {
 			return nil, err
+		}
+		if hasDigest(c.FormatVersion) {
+			b = appendDigest(b)
 		}
 		if len(b) <= MaxRecordSize {
 			return b, nil
@@ -117,18 +127,19 @@ func utc(times ...**time.Time) {
 }
 
 // Decode reads a record of any 1.x version. Fields that it does not know are ignored: a later minor
-// version may add some. It does not judge the record; Validate does.
+// version may add some. It fails if a single byte differs from what was written, unless the record is
+// of format 1.0, which has no digest. It does not judge the record; Validate does.
 func Decode(b []byte) (*Record, error) { return decode(b, false) }
 
-// DecodeStrict reads a record of this very version in canonical form, and nothing else. It is for
-// tests of what writes records.
+// DecodeStrict reads a record in canonical form, of a version that Encode writes, and nothing else. It
+// is for tests of what writes records.
 func DecodeStrict(b []byte) (*Record, error) {
 	r, err := decode(b, true)
 	if err != nil {
 		return nil, err
 	}
-	if r.FormatVersion != FormatVersion {
-		return nil, fmt.Errorf("decode record: format %q is not %s", r.FormatVersion, FormatVersion)
+	if isLater(r.FormatVersion) {
+		return nil, fmt.Errorf("decode record: format %q is later than %s", r.FormatVersion, FormatVersion)
 	}
 	again, err := Encode(r)
 	if err != nil {
@@ -164,8 +175,16 @@ func decode(b []byte, strict bool) (*Record, error) {
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return nil, errors.New("decode record: something follows the record")
 	}
+	if r.Digest != "" || hasDigest(r.FormatVersion) {
+		if err := checkDigest(b); err != nil {
+			return nil, fmt.Errorf("decode record: %w", err)
+		}
+	}
 	return r.canonical(), nil
 }
+
+// isLater says whether a version is a later minor one than this package knows.
+func isLater(version string) bool { return minorOf(version) > minorOf(FormatVersion) }
 
 func checkVersion(v string) error {
 	major, minor, ok := strings.Cut(v, ".")

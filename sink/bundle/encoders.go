@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"crypto/sha256"
 	"fmt"
-	"hash"
 	"io"
 
 	"github.com/klauspost/compress/gzip"
@@ -63,7 +62,7 @@ type encoder struct {
 }
 
 // begin starts a frame that will hold exactly size bytes and goes to w.
-func (e *encoder) begin(w io.Writer, h hash.Hash, c Compression, size int64) (io.WriteCloser, error) {
+func (e *encoder) begin(w io.Writer, h io.Writer, c Compression, size int64) (io.WriteCloser, error) {
 	e.stored = storedHash{w: w, hash: h}
 	e.out.Reset(&e.stored)
 	if c == Gzip {
@@ -94,7 +93,7 @@ func (e *encoder) begin(w io.Writer, h hash.Hash, c Compression, size int64) (io
 // storedHash passes a frame on to its object, and counts and hashes it.
 type storedHash struct {
 	w    io.Writer
-	hash hash.Hash // of the whole object
+	hash io.Writer // hashes the whole object
 	n    int64     // of the frame
 	last [4]byte   // the last bytes of the frame: its checksum
 }
@@ -105,12 +104,17 @@ func (s *storedHash) Write(p []byte) (int, error) {
 		err = io.ErrShortWrite
 	}
 	s.n += int64(n)
-	s.hash.Write(p[:n])
-	if n >= len(s.last) {
-		copy(s.last[:], p[n-len(s.last):n])
-	} else {
-		copy(s.last[:], s.last[n:])
-		copy(s.last[len(s.last)-n:], p[:n])
-	}
+	_, _ = s.hash.Write(p[:n]) // hashes do not fail
+	keepLast(&s.last, p[:n])
 	return n, err
+}
+
+// keepLast keeps the last bytes of what passed.
+func keepLast(last *[4]byte, p []byte) {
+	if n := len(p); n >= len(last) {
+		copy(last[:], p[n-len(last):])
+	} else {
+		copy(last[:], last[n:])
+		copy(last[len(last)-n:], p)
+	}
 }

@@ -17,9 +17,9 @@ import (
 
 var update = flag.Bool("update", false, "write golden files that do not exist yet; those that exist are never changed")
 
-// goldenDir is an archive of format 1.0 in miniature. Its files were written once and are never
-// edited: whatever the code becomes, it must go on reading them.
-const goldenDir = "testdata/v1"
+// goldenDirs are archives of each version of the format in miniature. Their files were written once
+// and are never edited: whatever the code becomes, it must go on reading them.
+var goldenDirs = map[string]string{"1.0": "testdata/v1", "1.1": "testdata/v1.1"}
 
 // goldenRecord is a record without a log, complete in all other respects.
 func goldenRecord(container string) *Record {
@@ -27,7 +27,7 @@ func goldenRecord(container string) *Record {
 	end := time.Date(2026, 3, 1, 10, 5, 0, 0, time.UTC)
 	exit := int32(0)
 	return &Record{
-		FormatVersion: "1.0",
+		FormatVersion: FormatVersion,
 		Cluster:       "demo",
 		Namespace:     "shop",
 		Pod: Pod{
@@ -160,7 +160,17 @@ func makeGolden(t *testing.T, r *Record, text []byte, o LogOptions) map[string][
 // TestGolden reads the golden archive, and checks that today's code would write the same records,
 // except for what depends on the version of the compressor.
 func TestGolden(t *testing.T) {
+	for version, dir := range goldenDirs {
+		t.Run(version, func(t *testing.T) { testGolden(t, version, dir) })
+	}
+	if goldenDirs[FormatVersion] == "" {
+		t.Errorf("there is no golden archive of format %s", FormatVersion)
+	}
+}
+
+func testGolden(t *testing.T, version, goldenDir string) {
 	for _, run := range goldenRuns() {
+		run.record.FormatVersion = version
 		files := makeGolden(t, run.record, run.text, run.o)
 		for key, b := range files {
 			name := filepath.Join(goldenDir, filepath.FromSlash(key))
@@ -196,6 +206,12 @@ func TestGolden(t *testing.T) {
 
 // TestGoldenReads reads every file of the golden archive without knowing how it was made.
 func TestGoldenReads(t *testing.T) {
+	for version, dir := range goldenDirs {
+		t.Run(version, func(t *testing.T) { testGoldenReads(t, version, dir) })
+	}
+}
+
+func testGoldenReads(t *testing.T, version, goldenDir string) {
 	records, logs := 0, map[string]bool{}
 	named := map[string]bool{}
 	err := filepath.WalkDir(goldenDir, func(name string, d fs.DirEntry, err error) error {
@@ -230,7 +246,19 @@ func TestGoldenReads(t *testing.T) {
 		for _, o := range r.Objects {
 			named[o.Key] = true
 		}
-		return checkGoldenLog(t, key, r)
+		if r.FormatVersion != version || (r.Digest != "") != (version != "1.0") {
+			return fmt.Errorf("%s: format %s with the digest %q", key, r.FormatVersion, r.Digest)
+		}
+		if r, err = CheckRecord(key, b); err != nil {
+			return err
+		}
+		open := func(key string) (io.ReadCloser, error) {
+			return os.Open(filepath.Join(goldenDir, filepath.FromSlash(key)))
+		}
+		if errs := CheckLog(r, open); len(errs) > 0 {
+			return errors.Join(errs...)
+		}
+		return checkGoldenLog(t, goldenDir, key, r)
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -240,7 +268,7 @@ func TestGoldenReads(t *testing.T) {
 	}
 }
 
-func checkGoldenLog(t *testing.T, key string, r *Record) error {
+func checkGoldenLog(t *testing.T, goldenDir, key string, r *Record) error {
 	var whole []byte
 	for _, o := range r.Objects {
 		stored, err := os.ReadFile(filepath.Join(goldenDir, filepath.FromSlash(o.Key)))

@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"crypto/md5" //nolint:gosec // not against forgery: most stores tell the MD5 as ETag
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -29,7 +30,7 @@ func (w *LogWriter) encodeFrame(size int64) error {
 	}
 	enc := w.o.Encoders.take()
 	defer w.o.Encoders.give(enc)
-	z, err := enc.begin(o.w, o.stored, w.o.Compression, size)
+	z, err := enc.begin(o.w, io.MultiWriter(o.stored, o.md5), w.o.Compression, size)
 	if err != nil {
 		return err
 	}
@@ -83,7 +84,7 @@ func (w *LogWriter) beginObject() error {
 	if err != nil {
 		return fmt.Errorf("begin log object: %w", err)
 	}
-	w.object = &openObject{w: file, stored: sha256.New(), firstLines: w.scan.newlines}
+	w.object = &openObject{w: file, stored: sha256.New(), md5: md5.New(), firstLines: w.scan.newlines}
 	if len(w.done) > 0 {
 		w.object.raw = sha256.New() // for the first object, the hash of the whole is its own
 	}
@@ -122,10 +123,12 @@ func (w *LogWriter) endObject() error {
 				return fmt.Errorf("write seek table: %w", err)
 			}
 			o.stored.Write(table)
+			o.md5.Write(table)
 			o.StoredBytes += int64(len(table))
 		}
 	}
 	o.StoredSHA256 = hex.EncodeToString(o.stored.Sum(nil))
+	o.StoredMD5 = hex.EncodeToString(o.md5.Sum(nil))
 	raw := o.raw
 	if raw == nil {
 		raw = w.whole

@@ -40,6 +40,14 @@ func NewLogReader(r io.Reader, c Compression) (*LogReader, error) {
 	return l, nil
 }
 
+// reset makes it read something else of the same compression, and keeps its memory.
+func (l *LogReader) reset(r io.Reader) {
+	l.src, l.gz, l.err = &source{r: r}, nil, nil
+	if l.zst != nil {
+		l.err = l.zst.Reset(l.src)
+	}
+}
+
 // Read fails when the object is damaged, and with the error of the underlying reader when that fails.
 func (l *LogReader) Read(p []byte) (int, error) {
 	if l.err != nil || len(p) == 0 {

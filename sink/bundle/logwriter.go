@@ -91,6 +91,7 @@ type openObject struct {
 	w          io.Writer
 	raw        hash.Hash
 	stored     hash.Hash
+	md5        hash.Hash // of the stored bytes too
 	frames     []Frame
 	seek       []seekEntry
 	firstLines int64 // newlines of the log before this object

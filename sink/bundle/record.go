@@ -8,7 +8,7 @@ import (
 )
 
 // FormatVersion is the version that this package writes. A reader accepts every 1.x.
-const FormatVersion = "1.0"
+const FormatVersion = "1.1"
 
 // Record is the truth about one container run: what ran, how it ended, how much of its log was saved.
 // It is stored as JSON, after the log objects that it names. Field names are Kubernetes' own where
@@ -44,6 +44,9 @@ type Record struct {
 	Events []json.RawMessage `json:"events,omitempty"`
 	// Omitted names the fields that Encode left out to keep the record within MaxRecordSize.
 	Omitted []string `json:"omitted,omitempty"`
+	// Digest is the lower-case hex SHA-256 of the record's bytes up to the line that holds it. Encode sets
+	// it and Decode checks it. Absent from records of format 1.0.
+	Digest string `json:"digest,omitempty"`
 }
 
 // Pod names the pod that the container belonged to.
@@ -178,6 +181,9 @@ type Object struct {
 	// RawSHA256 and StoredSHA256 are lower-case hex.
 	RawSHA256    string `json:"rawSHA256"`
 	StoredSHA256 string `json:"storedSHA256"`
+	// StoredMD5 is lower-case hex. Most stores tell an object's MD5 as its ETag, so that it can be compared
+	// without reading the object. Absent from records of format 1.0.
+	StoredMD5 string `json:"storedMD5,omitempty"`
 	// Lines counts the lines that end in this object; at the end of the log a last line without a
 	// newline counts too.
 	Lines int64 `json:"lines"`

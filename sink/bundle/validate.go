@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// causes are all causes of format 1.0. A reader of a later minor version may meet others.
+// causes are all causes of format 1.1. A reader of a later minor version may meet others.
 func causes() []Cause {
 	return []Cause{
 		CauseReplacedBeforeRead, CauseUnseenRuns, CauseDeletedBeforeRead, CauseNodeLost,
@@ -19,7 +19,7 @@ func causes() []Cause {
 // Validate reports everything in which the record contradicts itself or FORMAT.md, joined into one
 // error. Nil does not say that the stored objects agree with it: only reading them can.
 func (r *Record) Validate() error {
-	v := &validation{newer: r.FormatVersion != FormatVersion}
+	v := &validation{newer: isLater(r.FormatVersion)}
 	if err := checkVersion(r.FormatVersion); err != nil {
 		v.add("%w", err)
 	}
@@ -175,6 +175,9 @@ func (v *validation) object(r *Record, i int) {
 	}
 	if !isHash(o.RawSHA256) || !isHash(o.StoredSHA256) {
 		v.add("object %q: a hash is not a sha256", o.Key)
+	}
+	if o.StoredMD5 != "" && (len(o.StoredMD5) != 32 || !only(o.StoredMD5, lowerHex)) {
+		v.add("object %q: %q is not an MD5", o.Key, o.StoredMD5)
 	}
 	if len(o.Frames) == 0 {
 		return
