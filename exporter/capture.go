@@ -11,6 +11,7 @@ import (
 
 	"github.com/kubelogexporter/kubelogexporter/exporter/nodelog"
 	"github.com/kubelogexporter/kubelogexporter/exporter/podlog"
+	"github.com/kubelogexporter/kubelogexporter/exporter/selection"
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
 
@@ -29,11 +30,13 @@ const (
 // the other on the queue, never two at once; a step either puts the next one on the queue or ends
 // the capture.
 type capture struct {
-	e   *Exporter
-	run *run
+	e      *Exporter
+	run    *run
+	export *Export // that takes the run, or may take it
 	held
 	kept *held // what a read brought that may be the successor's, until a read by name shows better
 
+	undecided bool        // which export takes the run, if any, is known at its end
 	closings  int         // closing reads that brought more
 	refused   int         // refusals in a row
 	certain   bool        // it was looked whether a read that does not continue what is held is this run's
@@ -79,15 +82,20 @@ type held struct {
 	tail    bundle.Part
 }
 
-// begin puts a run on the queue. It is the tracker's work function: it comes a second time when the
-// pod of a run that is being captured begins to be deleted.
-func (e *Exporter) begin(r *run, p priority) {
+// begin puts a run on the queue, if an export takes it, and says so. It is the tracker's work function: it
+// comes a second time when the pod of a run that is being captured begins to be deleted.
+func (e *Exporter) begin(r *run, p priority) bool {
 	if r.capture != nil {
 		r.capture.hurry(p)
-		return
+		return true
 	}
-	c := e.newCapture(r)
-	switch m := r.moment(); {
+	m := r.moment()
+	x, d := e.takes(r, m)
+	if d == selection.No {
+		return false
+	}
+	c := e.newCapture(r, x, d == selection.Maybe)
+	switch {
 	case m.ended():
 		c.next(p, time.Now(), c.read)
 	case e.once:
@@ -95,16 +103,17 @@ func (e *Exporter) begin(r *run, p priority) {
 	default:
 		c.next(p, time.Now(), c.follow)
 	}
+	return true
 }
 
 // beginLive follows a run from its first sight on.
-func (e *Exporter) beginLive(r *run) {
-	c := e.newCapture(r)
+func (e *Exporter) beginLive(r *run, x *Export, undecided bool) {
+	c := e.newCapture(r, x, undecided)
 	c.next(prioLive, time.Now(), c.follow)
 }
 
-func (e *Exporter) newCapture(r *run) *capture {
-	c := &capture{e: e, run: r}
+func (e *Exporter) newCapture(r *run, x *Export, undecided bool) *capture {
+	c := &capture{e: e, run: r, export: x, undecided: undecided}
 	r.capture = c
 	e.captures.begin()
 	c.count()
@@ -308,6 +317,25 @@ func (c *capture) abandon() {
 	c.drop()
 	c.reset()
 	c.closed()
+}
+
+// discard ends the capture of a run that no export takes, as its end has shown.
+func (c *capture) discard() {
+	c.drop()
+	c.reset()
+	c.e.metrics.unselected.Inc()
+	c.finish()
+}
+
+// policy is what the record says of how the run was captured.
+func (c *capture) policy() string {
+	switch {
+	case c.e.once:
+		return policyExport
+	case c.sweeping.Load():
+		return policySweep
+	}
+	return string(c.export.Capture)
 }
 
 // finish ends the capture of a run that has its record.

@@ -58,8 +58,8 @@ func (e *Exporter) Progress() Progress {
 // Export collects the logs of the selected pods once, of running containers too, and returns when
 // all of them are in the bucket, or ctx ended. Failures of single containers are in Progress.
 func (e *Exporter) Export(ctx context.Context) error {
-	e.once, e.policy, e.begun = true, policyExport, time.Now()
-	e.tracker.alive = func(r *run) { e.begin(r, prioFinished) } // a running container: read what it has written so far
+	e.once, e.begun = true, time.Now()
+	e.tracker.alive = func(r *run) { r.begun = e.begin(r, prioFinished) } // a running container: read what it has written so far
 	work, stop := context.WithCancel(ctx)
 	defer stop()
 	if err := e.ship.recover(work); err != nil {

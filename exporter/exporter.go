@@ -43,10 +43,11 @@ type Options struct {
 	Selector labels.Selector
 	// Pods picks pods by name; empty means all.
 	Pods []string
-	// Compression of the log objects.
+	// Exports say which of these are captured and how. Empty means one that takes all of them, with
+	// Compression and Capture.
+	Exports     []Export
 	Compression bundle.Compression
-	// Capture says when logs are read; empty means CaptureFinal.
-	Capture Capture
+	Capture     Capture
 	// NodeLogs says what the kubelets' own files are used for; empty means NodeLogsOff. Kubelets says how
 	// to reach them; its Config is taken from Kube, its MaxSize from RotateAt.
 	NodeLogs NodeLogs
@@ -114,18 +115,17 @@ const (
 // Exporter captures the logs of container runs that end. Make it with New, use it once, with Run or
 // with Export, and Close it.
 type Exporter struct {
-	kube        kubernetes.Interface
-	source      podlog.Source
-	bucket      sink.Bucket
-	spool       *sink.Dir
-	unlock      func() error
-	cluster     string
-	version     string
-	policy      string
-	compression bundle.Compression
-	encoders    *bundle.Encoders
-	opts        Options
-	log         *slog.Logger
+	kube     kubernetes.Interface
+	source   podlog.Source
+	bucket   sink.Bucket
+	spool    *sink.Dir
+	unlock   func() error
+	cluster  string
+	version  string
+	exports  atomic.Pointer[exports]
+	encoders *bundle.Encoders
+	opts     Options
+	log      *slog.Logger
 
 	tracker   *tracker
 	queue     *queue
@@ -144,6 +144,7 @@ type Exporter struct {
 	outputs                  outputs
 	leftovers                leftovers
 	directs                  chan struct{} // has room for each log that is held in memory
+	sample                   *sampler
 	access                   *access
 	metrics                  *metrics
 	once                     bool // a one-off Export
@@ -161,8 +162,12 @@ func New(o Options) (*Exporter, error) {
 	if err := bundle.CheckCluster(o.Cluster); err != nil {
 		return nil, err
 	}
-	if o.Capture == "" {
-		o.Capture = CaptureFinal
+	if len(o.Exports) == 0 {
+		o.Exports = []Export{{Name: "all", Capture: o.Capture, Compression: o.Compression}}
+	}
+	chosen, err := newExports(o.Exports)
+	if err != nil {
+		return nil, err
 	}
 	kube, logs, err := clients(o.Kube, "kubelogexporter/"+o.Version, &reach{log: o.Log})
 	if err != nil {
@@ -185,19 +190,21 @@ func New(o Options) (*Exporter, error) {
 	}
 	e := &Exporter{
 		kube: kube, source: podlog.Source{Pods: logs.CoreV1()}, bucket: o.Bucket, spool: spool, unlock: unlock,
-		cluster: o.Cluster, version: o.Version, policy: string(o.Capture), compression: o.Compression,
+		cluster: o.Cluster, version: o.Version,
 		encoders: bundle.NewEncoders(min(runtime.GOMAXPROCS(0), maxEncoders)), opts: o, log: o.Log,
 		queue:     newQueue(orDefault(o.Follows, defaultFollows), orDefault(o.LiveFollows, defaultLiveFollows), orDefault(o.Reads, defaultReads)),
 		nodeFiles: files,
 		rate:      newRate(o.ReadRate),
 		rotateAt:  orDefault(o.RotateAt, cautiousRotateAt), stopped: make(chan struct{}), segmentEvery: segmentEvery, renewAfter: renewAfter,
 	}
+	e.exports.Store(chosen)
 	perNode := orDefault(o.NodeFollows, defaultNodeFollows)
 	e.nodes = &nodes{open: make(map[string]int), live: perNode, most: max(perNode, dyingFollows)}
 	e.metrics = newMetrics(o.Metrics)
 	e.space, e.directs = newSpace(spool, o, e.metrics), make(chan struct{}, maxDirects)
 	e.tracker = newTracker(e.begin, e.seenAlive, e.hasRecord, e.hasSnapshot)
 	e.access = newAccess(kube, o.Log)
+	e.sample = newSampler(o.Bucket, o.Log, o.Metrics)
 	e.ship = newShipper(e, orDefault(o.Uploads, defaultUploads))
 	return e, nil
 }
@@ -292,6 +299,7 @@ func (e *Exporter) Run(ctx context.Context) error {
 	loops.Go(func() { e.outputs.flush(work) })
 	loops.Go(func() { e.adopt(work) })
 	loops.Go(func() { e.watch(work) })
+	loops.Go(func() { e.sample.run(ctx) })
 	<-ctx.Done()
 	e.log.Info("stopping", "open", e.captures.count(), "spooled", e.ship.open.count())
 	e.tracker.close() // take up nothing new, but go on seeing how pods end

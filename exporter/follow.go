@@ -124,6 +124,12 @@ func (c *capture) stop(ctx context.Context) {
 	}
 	m := c.run.now()
 	c.running = !m.ended() && !m.dying
+	if c.running && c.undecided { // nothing of it is archived before it is known to be wanted
+		c.out.leave()
+		c.held = held{}
+		c.closed()
+		return
+	}
 	if c.running && !c.e.once {
 		c.storeSoFar() // and the next process goes on from there
 		c.reset()

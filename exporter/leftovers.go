@@ -366,7 +366,7 @@ func (e *Exporter) adoptOne(left *leftover) error {
 	if err != nil {
 		return err
 	}
-	out, err := newOutput(e.spool, e.encoders, e.compression, about)
+	out, err := newOutput(e.spool, e.encoders, bundle.Zstd, about)
 	if err != nil {
 		return err
 	}

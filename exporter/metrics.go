@@ -7,25 +7,28 @@ import (
 )
 
 // metrics are the exporter's own counts. After every fault
-// runs_ended_total = archived_total + already_archived_total + runs_open + captures_pending.
+// runs_ended_total = archived_total + already_archived_total + unselected_total + runs_open + captures_pending.
 type metrics struct {
-	observed     prometheus.Counter
-	open         prometheus.Gauge
-	pending      prometheus.Gauge
-	archived     prometheus.Counter
-	snapshots    prometheus.Counter
-	already      prometheus.Counter
-	verdicts     *prometheus.CounterVec
-	read         *prometheus.CounterVec
-	uploadErrors prometheus.Counter
-	lag          prometheus.Histogram
-	held         *prometheus.GaugeVec
-	concurrency  prometheus.Gauge
-	refused      prometheus.Gauge
-	mismatches   prometheus.Counter
-	setAside     *prometheus.CounterVec
-	spoolFull    *prometheus.GaugeVec
-	direct       prometheus.Counter
+	observed   prometheus.Counter
+	open       prometheus.Gauge
+	pending    prometheus.Gauge
+	archived   prometheus.Counter
+	snapshots  prometheus.Counter
+	unselected prometheus.Counter
+	// selectionErrors counts runs that an export takes because its expression failed.
+	selectionErrors prometheus.Counter
+	already         prometheus.Counter
+	verdicts        *prometheus.CounterVec
+	read            *prometheus.CounterVec
+	uploadErrors    prometheus.Counter
+	lag             prometheus.Histogram
+	held            *prometheus.GaugeVec
+	concurrency     prometheus.Gauge
+	refused         prometheus.Gauge
+	mismatches      prometheus.Counter
+	setAside        *prometheus.CounterVec
+	spoolFull       *prometheus.GaugeVec
+	direct          prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -39,6 +42,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help: "Captures of ended runs in the spool that are not in the bucket yet."}),
 		archived: prometheus.NewCounter(prometheus.CounterOpts{Namespace: ns, Name: "archived_total",
 			Help: "Records of ended runs stored in the bucket."}),
+		unselected: prometheus.NewCounter(prometheus.CounterOpts{Namespace: ns, Name: "unselected_total",
+			Help: "Runs that were captured to see how they end, and that no export took then."}),
+		selectionErrors: prometheus.NewCounter(prometheus.CounterOpts{Namespace: ns, Name: "selection_errors_total",
+			Help: "Runs that an export took because its expression could not be computed for them."}),
 		snapshots: prometheus.NewCounter(prometheus.CounterOpts{Namespace: ns, Name: "snapshots_archived_total",
 			Help: "Snapshots of runs that go on stored in the bucket."}),
 		already: prometheus.NewCounter(prometheus.CounterOpts{Namespace: ns, Name: "already_archived_total",
@@ -56,7 +63,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	m.shipping(ns)
 	if reg != nil {
 		reg.MustRegister(m.held, m.concurrency, m.refused, m.mismatches, m.setAside, m.spoolFull, m.direct)
-		reg.MustRegister(m.observed, m.open, m.pending, m.archived, m.snapshots, m.already, m.verdicts, m.read, m.uploadErrors, m.lag)
+		reg.MustRegister(m.observed, m.open, m.pending, m.archived, m.snapshots, m.unselected, m.selectionErrors, m.already, m.verdicts, m.read, m.uploadErrors, m.lag)
 	}
 	return m
 }

@@ -233,6 +233,22 @@ func (o *output) publish(rec *bundle.Record) error {
 	return o.publishNumbered(rec.Objects)
 }
 
+// leave leaves what was written where the next process finds it.
+func (o *output) leave() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.over = true
+	_ = o.w.Flush()
+	if o.scratch != nil {
+		_ = o.scratch.Close()
+	}
+	for _, f := range o.files {
+		if c, ok := f.(io.Closer); ok {
+			_ = c.Close()
+		}
+	}
+}
+
 // abort removes everything that was not committed.
 func (o *output) abort() {
 	o.mu.Lock()

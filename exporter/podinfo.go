@@ -23,6 +23,7 @@ type podInfo struct {
 	owners          []bundle.Owner
 	deletion        *time.Time
 	node, hostIP    string
+	account         string // the service account
 	// staticUID is the UID under which the kubelet knows a static pod; the API knows it by its mirror's.
 	staticUID       string
 	phase           corev1.PodPhase
@@ -33,12 +34,17 @@ type podInfo struct {
 func infoOf(pod *corev1.Pod) *podInfo {
 	p := &podInfo{
 		namespace: shared(pod.Namespace), name: pod.Name, uid: pod.UID, version: pod.ResourceVersion,
-		labels: flat(pod.Labels), node: shared(pod.Spec.NodeName), hostIP: shared(pod.Status.HostIP),
+		labels: flat(pod.Labels), node: shared(pod.Spec.NodeName), hostIP: shared(pod.Status.HostIP), account: shared(pod.Spec.ServiceAccountName),
 		staticUID: pod.Annotations["kubernetes.io/config.hash"],
 		phase:     corev1.PodPhase(shared(string(pod.Status.Phase))), reason: pod.Status.Reason, message: pod.Status.Message, runs: views(pod),
 	}
 	for _, o := range pod.OwnerReferences {
-		p.owners = append(p.owners, bundle.Owner{APIVersion: shared(o.APIVersion), Kind: shared(o.Kind), Name: shared(o.Name), UID: shared(string(o.UID))})
+		owner := bundle.Owner{APIVersion: shared(o.APIVersion), Kind: shared(o.Kind), Name: shared(o.Name), UID: shared(string(o.UID))}
+		if o.Controller != nil && *o.Controller {
+			p.owners = slices.Insert(p.owners, 0, owner)
+			continue
+		}
+		p.owners = append(p.owners, owner)
 	}
 	if t := pod.DeletionTimestamp; t != nil {
 		p.deletion = utc(t.Time)

@@ -56,7 +56,7 @@ func (c *capture) stored(ctx context.Context) (string, error) {
 	if key := c.run.storedUnder(); key != "" {
 		return key, nil
 	}
-	stored := c.e.once || c.sweeping.Load() || c.e.policy == string(CaptureLive) // or would be
+	stored := c.e.once || c.sweeping.Load() || c.export.live()
 	if !stored || !c.e.known.IsZero() || !c.run.startedAt.Before(c.e.begun) || c.run.now().dying {
 		return "", nil
 	}
@@ -125,7 +125,7 @@ func (c *capture) resume(ctx context.Context, key string) error {
 		return nil
 	}
 	for _, o := range rec.Objects {
-		if _, _, _, compression, err := bundle.ParseKey(o.Key); err != nil || compression != c.e.compression {
+		if _, _, _, compression, err := bundle.ParseKey(o.Key); err != nil || compression != c.export.Compression {
 			return errors.New("it is compressed in another way than is wanted now")
 		}
 	}
@@ -197,7 +197,12 @@ func (e *Exporter) storedTail(ctx context.Context, rec *bundle.Record) (tail io.
 			return nil, done, err
 		}
 		offset = 0
-		text, err := bundle.NewLogReader(body, e.compression)
+		_, _, _, compression, err := bundle.ParseKey(o.Key)
+		if err != nil {
+			_ = body.Close()
+			return nil, done, err
+		}
+		text, err := bundle.NewLogReader(body, compression)
 		open = append(open, body)
 		if err != nil {
 			return nil, done, err

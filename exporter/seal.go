@@ -29,6 +29,10 @@ func (c *capture) seal(ctx context.Context) {
 		return
 	}
 	m := c.run.now()
+	if !c.settleExport(m) {
+		c.discard()
+		return
+	}
 	if c.foreign(m) {
 		c.reset()
 	}
@@ -152,7 +156,7 @@ func (c *capture) record(m moment, running bool) *bundle.Record {
 			ContainerID: c.run.id.containerID, RestartCount: c.run.restart,
 		},
 		Objects: []bundle.Object{},
-		Capture: bundle.Capture{ExporterVersion: c.e.version, Policy: c.e.policy},
+		Capture: bundle.Capture{ExporterVersion: c.e.version, Policy: c.policy()},
 	}
 	if c.run.unseen {
 		rec.Container.ContainerID, rec.Container.ImageID = "", ""

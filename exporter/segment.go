@@ -45,9 +45,6 @@ func (c *capture) segment() {
 func (c *capture) storeSoFar() (key string, fresh bool) {
 	m := c.run.now()
 	rec := c.record(m, true)
-	if c.sweeping.Load() {
-		rec.Capture.Policy = policySweep
-	}
 	first, firstSecond := c.out.beginning()
 	part := bundle.Part{State: bundle.Unproven, Cause: bundle.CauseStillRunning}
 	rec.Verdict = bundle.Verdict{Head: c.judgeHeadOf(m, beginning{first: first, burst: firstSecond}), Middle: part, Tail: part}

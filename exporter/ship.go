@@ -415,6 +415,7 @@ func (s *shipper) putRecord(ctx context.Context, key string, rec *bundle.Record,
 	if err != nil {
 		return err
 	}
+	s.e.sample.archived(key)
 	if !s.counts(key) {
 		s.e.metrics.snapshots.Inc()
 		return nil

@@ -82,7 +82,7 @@ func (e *Exporter) output(c *capture) (*output, error) {
 		c.noRoom = true
 		return e.directOutput(c)
 	}
-	out, err := newOutput(e.spool, e.encoders, e.compression, about)
+	out, err := newOutput(e.spool, e.encoders, c.export.Compression, about)
 	if err != nil {
 		c.noRoom = sink.Reason(err) == "DiskFull"
 		return nil, err
@@ -133,7 +133,7 @@ func (e *Exporter) directOutput(c *capture) (*output, error) {
 	default:
 		return nil, errSpoolFull
 	}
-	o := &output{spool: e.spool, compression: e.compression, cutAt: time.Now(), release: sync.OnceFunc(func() { <-e.directs })}
+	o := &output{spool: e.spool, compression: c.export.Compression, cutAt: time.Now(), release: sync.OnceFunc(func() { <-e.directs })}
 	held := &inMemory{}
 	o.begin = func() (unfinished, error) { return held.begin(), nil }
 	o.commit = func(i int, obj *bundle.Object) error {
@@ -157,7 +157,7 @@ func (e *Exporter) directOutput(c *capture) (*output, error) {
 		}
 		return errSpoolFull
 	}
-	o.w = bundle.NewLogWriter(bundle.LogOptions{Compression: e.compression, Encoders: e.encoders, Next: o.next, FrameSize: directFrame})
+	o.w = bundle.NewLogWriter(bundle.LogOptions{Compression: c.export.Compression, Encoders: e.encoders, Next: o.next, FrameSize: directFrame})
 	return o, nil
 }
 

@@ -16,13 +16,13 @@ const sweepPoll = 20 * time.Millisecond
 
 // sweep stores what the running containers that take says yes to have written since they were last looked
 // at, and returns when it is in the spool. Runs that have ended need no sweep: they are captured anyway.
-func (e *Exporter) sweep(ctx context.Context, take func(*run) bool) error {
+func (e *Exporter) sweep(ctx context.Context, x *Export, take func(*run) bool) error {
 	var mine []*capture
 	for _, r := range e.tracker.running() {
 		if !take(r) {
 			continue
 		}
-		if c := e.look(r); c != nil {
+		if c := e.look(r, x); c != nil {
 			mine = append(mine, c)
 		}
 	}
@@ -43,13 +43,13 @@ func (e *Exporter) sweep(ctx context.Context, take func(*run) bool) error {
 }
 
 // look begins a capture that only stores what there is so far; nil if the run is being captured already.
-func (e *Exporter) look(r *run) *capture {
+func (e *Exporter) look(r *run, x *Export) *capture {
 	r.tracker.mu.Lock()
 	defer r.tracker.mu.Unlock()
 	if r.capture != nil || r.begun || r.done || r.tracker.closed {
 		return nil
 	}
-	c := &capture{e: e, run: r}
+	c := &capture{e: e, run: r, export: x}
 	c.sweeping.Store(true)
 	r.capture = c
 	e.captures.begin()

@@ -15,8 +15,6 @@ import (
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
 
-func everyRun(*run) bool { return true }
-
 // synced starts an exporter and waits until it knows the cluster.
 func (w *world) synced(change func(*Options)) *Exporter {
 	w.t.Helper()
@@ -44,7 +42,7 @@ func TestSweeps(t *testing.T) {
 		e := w.synced(nil)
 		for range 2 {
 			say(2)
-			if err := e.sweep(context.Background(), everyRun); err != nil {
+			if err := e.Sweep(context.Background(), "all"); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -102,7 +100,7 @@ func TestSweepMeetsTheEnd(t *testing.T) {
 					<-time.After(100 * time.Millisecond)
 				}
 			})
-			if err := e.sweep(context.Background(), everyRun); err != nil {
+			if err := e.Sweep(context.Background(), "all"); err != nil {
 				t.Fatal(err)
 			}
 			rec := w.final(0)

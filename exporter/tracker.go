@@ -16,8 +16,9 @@ type tracker struct {
 	mu     sync.Mutex
 	pods   map[types.UID]*podState
 	closed bool
-	// work is called with the lock held, once when a run needs reading: it only puts it on the queue.
-	work func(*run, priority)
+	// work is called with the lock held, once when a run needs reading: it only puts it on the queue. It
+	// returns whether the run is wanted; if not, it is asked again at the next change.
+	work func(*run, priority) bool
 	// alive is called likewise when a run is first seen alive.
 	alive func(*run)
 	// finished is called likewise when a run that was seen alive has its record.
@@ -107,7 +108,7 @@ func (m moment) restartable() bool {
 // ended says whether the run is known to be over, or out of reach.
 func (m moment) ended() bool { return m.term != nil || m.podGone || m.slot == slotNone }
 
-func newTracker(work func(*run, priority), alive func(*run), finished func(runID), noted func(*run)) *tracker {
+func newTracker(work func(*run, priority) bool, alive func(*run), finished func(runID), noted func(*run)) *tracker {
 	return &tracker{pods: make(map[types.UID]*podState), work: work, alive: alive, finished: finished, noted: noted}
 }
 
@@ -328,11 +329,28 @@ func (t *tracker) advance(r *run) {
 	}
 	switch {
 	case m.dying && !m.ended():
-		r.begun, r.hurried = true, true
-		t.work(r, prioDying)
+		r.begun = t.work(r, prioDying)
+		r.hurried = r.begun
 	case m.ended():
-		r.begun, r.hurried = true, hurry || r.hurried
-		t.work(r, urgency(m))
+		r.begun = t.work(r, urgency(m))
+		r.hurried = r.begun && (hurry || r.hurried)
+		if !r.begun && (m.podGone || m.slot == slotNone) {
+			t.end(r) // nobody wants it, and nothing more will be seen of it
+		}
+	}
+}
+
+// reconsider offers all runs again that nobody wanted.
+func (t *tracker) reconsider() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, ps := range t.pods {
+		for _, r := range ps.runs {
+			if r.capture == nil && !r.begun && !ps.remembered {
+				r.alive = false
+			}
+		}
+		t.settle(ps)
 	}
 }
 
@@ -365,11 +383,16 @@ func (t *tracker) forget(ps *podState, r *run) {
 func (r *run) finish() {
 	r.tracker.mu.Lock()
 	defer r.tracker.mu.Unlock()
+	r.tracker.end(r)
+	r.tracker.forget(r.pod, r)
+}
+
+// end notes that nothing more is to be done for a run.
+func (t *tracker) end(r *run) {
 	r.done = true
 	if r.alive {
-		r.tracker.finished(r.id)
+		t.finished(r.id)
 	}
-	r.tracker.forget(r.pod, r)
 }
 
 // now returns what is known of the run at this moment.

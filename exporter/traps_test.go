@@ -41,7 +41,7 @@ func (w *trapped) run(change func(*Options)) *Exporter {
 // account checks the invariant of metrics.go: runs ended = records + pending.
 func (w *trapped) account() {
 	w.t.Helper()
-	w.until("runs_ended_total = archived_total + already_archived_total + runs_open + captures_pending", func() bool {
+	w.until("runs_ended_total = archived_total + already_archived_total + unselected_total + runs_open + captures_pending", func() bool {
 		families, err := w.metrics.Gather()
 		if err != nil {
 			w.t.Fatal(err)
@@ -53,7 +53,7 @@ func (w *trapped) account() {
 			}
 		}
 		return value["runs_ended_total"] > 0 &&
-			value["runs_ended_total"] == value["archived_total"]+value["already_archived_total"]+value["runs_open"]+value["captures_pending"]
+			value["runs_ended_total"] == value["archived_total"]+value["already_archived_total"]+value["unselected_total"]+value["runs_open"]+value["captures_pending"]
 	})
 	if n := w.kube.Traps(); n > 0 {
 		w.t.Errorf("%d traps did not go off", n)

@@ -38,7 +38,7 @@ func (c *capture) watchdog(ctx context.Context, follow bool) (context.Context, f
 	}
 	renew := time.AfterFunc(c.e.renewAfter, func() { cut(errRenew) })
 	var watch sync.WaitGroup
-	if c.e.policy == string(CaptureLive) {
+	if c.export.live() && !c.undecided {
 		watch.Go(func() { c.segments(ctx) })
 	}
 	watch.Go(func() {

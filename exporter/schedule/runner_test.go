@@ -423,7 +423,7 @@ func TestRunnerSetKeepsCount(t *testing.T) {
 		var log journal
 		r, stop := begin(t, Options{}, nil)
 		for i := range 4 {
-			r.Set(map[string]Entry{"a": {parse(t, Spec{Cron: "@every 1h", WatchFor: time.Duration(i)}), log.export("a", 0)}})
+			r.Set(map[string]Entry{"a": {parse(t, Spec{Cron: "@every 1h", StartingDeadline: time.Hour + time.Duration(i)}), log.export("a", 0)}})
 			time.Sleep(20 * time.Minute)
 		}
 		log.expect(t, "a@01T01:00:00+0s")

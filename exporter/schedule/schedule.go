@@ -61,7 +61,7 @@ type Spec struct {
 	// below Jitter that depends on its name alone. It must be shorter than the time between two starts.
 	Jitter  time.Duration
 	Suspend bool // no exports are started, and none is caught up later
-	// WatchFor is handed through to the export itself: how long it goes on watching. 0 is not at all.
+	// WatchFor is how long a window stays open that each start opens, see Window. 0 is no window.
 	WatchFor time.Duration
 }
 
@@ -85,6 +85,9 @@ func Parse(s Spec) (*Schedule, error) {
 	sched.line, lineErr = parseLine(s.Cron)
 	sched.zone, zoneErr = loadZone(s.TimeZone)
 	errs := []error{lineErr, zoneErr}
+	if sched.line.every != nil && s.WatchFor > 0 {
+		errs = append(errs, fmt.Errorf("schedule %q with watchFor: name the times at which a window opens, @every is counted from nowhere", s.Cron))
+	}
 	if lineErr == nil && zoneErr == nil {
 		errs = append(errs, sched.checkRuns())
 	}
@@ -266,6 +269,16 @@ func (s *Schedule) lastBefore(known, now time.Time) time.Time {
 		known = t
 	}
 	return known
+}
+
+// Window returns the start of the window that a time lies in: WatchFor from each start on. Of windows that
+// overlap it is the earliest. A schedule that is suspended, or has no WatchFor, has no windows.
+func (s *Schedule) Window(t time.Time) (start time.Time, open bool) {
+	if s.spec.WatchFor <= 0 || s.spec.Suspend {
+		return time.Time{}, false
+	}
+	start = s.Next(t.Add(-s.spec.WatchFor))
+	return start, !start.IsZero() && !start.After(t)
 }
 
 // JitterOf returns by how much later than Next says the exports of a schedule of this name are due.

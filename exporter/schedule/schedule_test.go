@@ -325,3 +325,31 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestWindow(t *testing.T) {
+	s, err := Parse(Spec{Cron: "0 22 * * *", TimeZone: "Europe/Berlin", WatchFor: 3 * time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at, want := range map[string]string{ // in UTC; 22:00 in Berlin is 20:00 in summer, 21:00 in winter
+		"2026-06-01T19:59:59Z": "", "2026-06-01T20:00:00Z": "2026-06-01T20:00:00Z", "2026-06-01T22:59:59Z": "2026-06-01T20:00:00Z",
+		"2026-06-01T23:00:00Z": "", "2026-12-01T20:30:00Z": "", "2026-12-01T21:00:00Z": "2026-12-01T21:00:00Z",
+	} {
+		tm, err := time.Parse(time.RFC3339, at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		start, open := s.Window(tm)
+		if got := start.UTC().Format(time.RFC3339); open != (want != "") || open && got != want {
+			t.Errorf("%s: window %s, open %v, want %q", at, got, open, want)
+		}
+	}
+	if _, err := Parse(Spec{Cron: "@every 1h", WatchFor: time.Minute}); err == nil {
+		t.Error("@every with windows was accepted")
+	}
+	if s, err := Parse(Spec{Cron: "0 22 * * *", WatchFor: time.Hour, Suspend: true}); err != nil {
+		t.Error(err)
+	} else if _, open := s.Window(time.Date(2026, 6, 1, 22, 30, 0, 0, time.UTC)); open {
+		t.Error("a suspended schedule has a window")
+	}
+}

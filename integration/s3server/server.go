@@ -244,7 +244,7 @@ func (s *Server) MakeBucket(ctx context.Context, name string) error {
 		return fmt.Errorf("make bucket %s: %w", name, err)
 	}
 	client, err := minio.New(u.Host, &minio.Options{
-		Creds: credentials.NewStaticV4(s.AccessKey, s.SecretKey, ""), Secure: u.Scheme == "https", Region: "us-east-1", MaxRetries: 3, // it answers already
+		Creds: credentials.NewStaticV4(s.AccessKey, s.SecretKey, ""), Secure: u.Scheme == "https", Region: "us-east-1", MaxRetries: 7, // a server that says it is ready may not be for a second
 	})
 	if err != nil {
 		return fmt.Errorf("make bucket %s: %w", name, err)

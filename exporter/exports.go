@@ -1,0 +1,167 @@
+package exporter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/kubelogexporter/kubelogexporter/exporter/schedule"
+	"github.com/kubelogexporter/kubelogexporter/exporter/selection"
+	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
+)
+
+// Export says which runs are captured, when and how. The first one that takes a run decides for it; what
+// none takes is not read.
+type Export struct {
+	// Name is unique among the exports.
+	Name string
+	// Select decides about runs; nil takes every one.
+	Select *selection.Selection
+	// Capture says when logs are read; empty means CaptureFinal.
+	Capture Capture
+	// Compression of the log objects.
+	Compression bundle.Compression
+	// Schedule is nil for an export that is always on. With a WatchFor it takes the runs that end in one of
+	// its windows. Otherwise each of its starts sweeps the running containers; their ends are captured
+	// whenever they come.
+	Schedule *schedule.Schedule
+}
+
+// windowed says whether the export takes only what ends in its windows.
+func (x *Export) windowed() bool { return x.Schedule != nil && x.Schedule.Spec().WatchFor > 0 }
+
+// live says whether runs are followed from their first sight on.
+func (x *Export) live() bool { return x.Capture == CaptureLive && !x.windowed() }
+
+// exports are those in effect. They are replaced as a whole.
+type exports struct {
+	list       []*Export
+	selections selection.Exports
+}
+
+func newExports(list []Export) (*exports, error) {
+	x := &exports{}
+	names := make(map[string]bool)
+	for _, e := range list {
+		if e.Name == "" || names[e.Name] {
+			return nil, fmt.Errorf("set exports: the name %q is empty or taken twice", e.Name)
+		}
+		names[e.Name] = true
+		if e.Select == nil {
+			e.Select = selection.All()
+		}
+		if e.Capture == "" {
+			e.Capture = CaptureFinal
+		}
+		if e.Capture == CaptureLive && e.windowed() {
+			return nil, fmt.Errorf("set exports: %s: a log that is followed from its start on cannot be limited to windows", e.Name)
+		}
+		x.list, x.selections = append(x.list, &e), append(x.selections, e.Select)
+	}
+	return x, nil
+}
+
+// SetExports replaces the exports while the exporter runs. Captures that were begun go on as they were.
+func (e *Exporter) SetExports(list []Export) error {
+	x, err := newExports(list)
+	if err != nil {
+		return err
+	}
+	e.exports.Store(x)
+	e.tracker.reconsider()
+	return nil
+}
+
+// ErrNoExport says that there is no export of a name.
+var ErrNoExport = errors.New("there is no such export")
+
+// Sweep stores what the running containers that an export takes have written since they were last looked at,
+// and returns when it is in the spool. At the first one the whole log is stored.
+func (e *Exporter) Sweep(ctx context.Context, name string) error {
+	x := e.exports.Load()
+	i := slices.IndexFunc(x.list, func(x *Export) bool { return x.Name == name })
+	if i < 0 {
+		return fmt.Errorf("sweep %q: %w", name, ErrNoExport)
+	}
+	return e.sweep(ctx, x.list[i], func(r *run) bool {
+		taken, d := e.decide(x, r, r.now(), time.Time{})
+		return d == selection.Yes && taken == x.list[i]
+	})
+}
+
+// decide returns which export takes a run. Of an export with windows only the runs count that end in one:
+// at is when this one ends, as far as is known; zero leaves windows out of account.
+func (e *Exporter) decide(x *exports, r *run, m moment, at time.Time) (*Export, selection.Decision) {
+	sub := subjectOf(r, m)
+	for i, s := range x.selections {
+		if !at.IsZero() && x.list[i].windowed() {
+			if _, open := x.list[i].Schedule.Window(at); !open {
+				continue
+			}
+		}
+		d, err := s.Match(sub)
+		if err != nil {
+			e.metrics.selectionErrors.Inc()
+			e.log.Warn("cannot decide whether an export takes a run, so it does", "export", x.list[i].Name,
+				"namespace", m.pod.namespace, "pod", m.pod.name, "container", r.id.container, "err", err)
+		}
+		if d != selection.No {
+			return x.list[i], d
+		}
+	}
+	return nil, selection.No
+}
+
+// takes decides about a run whose log would be read now.
+func (e *Exporter) takes(r *run, m moment) (*Export, selection.Decision) {
+	at := time.Now()
+	if m.term != nil && !m.term.FinishedAt.IsZero() {
+		at = m.term.FinishedAt.Time
+	}
+	return e.decide(e.exports.Load(), r, m, at)
+}
+
+// settleExport decides for good who takes a run that has ended. What cannot be known any more, such as the
+// exit code of a container whose node is gone, never speaks against a log.
+func (c *capture) settleExport(m moment) (taken bool) {
+	if !c.undecided {
+		return true
+	}
+	x, d := c.e.takes(c.run, m)
+	if d == selection.No {
+		return false
+	}
+	c.export, c.undecided = x, false
+	return true
+}
+
+func subjectOf(r *run, m moment) *selection.Subject {
+	s := &selection.Subject{
+		Namespace: m.pod.namespace, Pod: m.pod.name, UID: string(m.pod.uid), Node: m.pod.node, ServiceAccount: m.pod.account,
+		Labels: m.pod.labels, Phase: string(m.pod.phase),
+		Container: r.id.container, ContainerKind: kindOf(r.kind), Image: r.image, Restart: r.restart, StartedAt: r.startedAt,
+	}
+	for _, o := range m.pod.owners {
+		s.OwnerKind, s.OwnerName = o.Kind, o.Name
+		break // the controller comes first
+	}
+	if t := m.term; t != nil {
+		s.Ended, s.ExitCode, s.Signal, s.Reason, s.FinishedAt = true, t.ExitCode, t.Signal, t.Reason, t.FinishedAt.Time
+	}
+	return s
+}
+
+// kindOf is the word that selections have for a type of container.
+func kindOf(t bundle.ContainerType) string {
+	switch t {
+	case bundle.TypeInit:
+		return "init"
+	case bundle.TypeSidecar:
+		return "sidecar"
+	case bundle.TypeEphemeral:
+		return "ephemeral"
+	}
+	return "container"
+}

@@ -1,0 +1,194 @@
+package exporter
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kubelogexporter/kubelogexporter/exporter/schedule"
+	"github.com/kubelogexporter/kubelogexporter/exporter/selection"
+	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
+)
+
+func selects(t *testing.T, s selection.Spec) *selection.Selection {
+	t.Helper()
+	sel, problems := selection.Compile(s)
+	for _, p := range problems {
+		t.Fatal(p)
+	}
+	return sel
+}
+
+// runOf makes a pod of a name whose container prints and exits while the exporter watches.
+func (w *world) runOf(name, text string, code int32) {
+	w.t.Helper()
+	pod, c := w.pod(name)
+	pod.Labels = map[string]string{"app": strings.TrimRight(name, "-0123456789")}
+	w.kube.SetPod(pod)
+	c.Print(time.Now(), text)
+	c.Exit()
+	exit(pod, code)
+	w.kube.SetPod(pod)
+}
+
+// archived returns the names of the pods that have a record, sorted, with the policy that it was read by.
+func (w *world) archived() string {
+	w.t.Helper()
+	var names []string
+	for _, rec := range w.records() {
+		names = append(names, rec.Pod.Name+":"+rec.Capture.Policy)
+	}
+	return strings.Join(names, " ")
+}
+
+// The first export that takes a run decides how; what none takes is not read, and is not counted.
+func TestExports(t *testing.T) {
+	t.Parallel()
+	w := newTrapped(t, nil)
+	w.run(func(o *Options) {
+		o.Exports = []Export{
+			{Name: "followed", Select: selects(t, selection.Spec{Labels: "app=a"}), Capture: CaptureLive},
+			{Name: "failed", Select: selects(t, selection.Spec{Labels: "app in (a,bb)", Expression: "container.exitCode != 0"})},
+			{Name: "gzipped", Select: selects(t, selection.Spec{Pods: []string{"dddd*"}}), Compression: bundle.Gzip},
+		}
+	})
+	w.runOf("a", "followed\n", 0)
+	w.runOf("bb", "good\n", 0)
+	w.runOf("bb-1", "bad\n", 3)
+	w.runOf("ccc", "nobody's\n", 1)
+	w.runOf("dddd-2", "small\n", 0)
+	w.until("three records", func() bool { return len(w.records()) >= 3 })
+	w.account()
+	<-time.After(300 * time.Millisecond)
+	if got := w.archived(); got != "a:live bb-1:final dddd-2:final" {
+		t.Errorf("archived %s", got)
+	}
+	for _, rec := range w.records() {
+		if gz := strings.HasSuffix(rec.Objects[0].Key, ".gz"); gz != (rec.Pod.Name == "dddd-2") || !rec.Verdict.Complete {
+			t.Errorf("%s: object %s, verdict %+v", rec.Pod.Name, rec.Objects[0].Key, rec.Verdict)
+		}
+	}
+	for _, request := range w.kube.Requests("/log?") {
+		if strings.Contains(request, "/ccc/") {
+			t.Errorf("a log was read that no export takes: %s", request)
+		}
+	}
+}
+
+// Of an export with windows only those runs are taken that end in one.
+func TestExportWindows(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	now := time.Now().UTC()
+	window := func(from time.Time, d time.Duration) *schedule.Schedule {
+		s, err := schedule.Parse(schedule.Spec{Cron: from.Format("4 15 * * *"), WatchFor: d})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	w.synced(func(o *Options) {
+		o.Exports = []Export{
+			{Name: "closed", Select: selects(t, selection.Spec{Labels: "app=a"}), Schedule: window(now.Add(-2*time.Hour), time.Hour)},
+			{Name: "open", Select: selects(t, selection.Spec{Labels: "app=bb"}), Schedule: window(now.Add(-time.Hour), 2*time.Hour)},
+		}
+	})
+	w.runOf("a", "outside\n", 0)
+	w.runOf("bb", "inside\n", 0)
+	early, c := w.pod("bb-early")
+	early.Labels = map[string]string{"app": "bb"}
+	c.Print(now.Add(-90*time.Minute), "before\n")
+	c.Exit()
+	exit(early, 0)
+	early.Status.ContainerStatuses[0].State.Terminated.FinishedAt.Time = now.Add(-90 * time.Minute)
+	w.kube.SetPod(early)
+	w.await(1)
+	<-time.After(300 * time.Millisecond)
+	if got := w.archived(); got != "bb:final" {
+		t.Errorf("archived %s", got)
+	}
+}
+
+// New exports hold for what was not taken before, dead or alive; captures that were begun go on.
+func TestSetExports(t *testing.T) {
+	t.Parallel()
+	w := newTrapped(t, nil)
+	none := []Export{{Name: "none", Select: selects(t, selection.Spec{Pods: []string{"nothing"}})}}
+	e := w.run(func(o *Options) { o.Exports = none })
+	w.runOf("a", "dead\n", 0)
+	alive, c := w.pod("bb")
+	w.kube.SetPod(alive)
+	w.until("the exporter to be ready", func() bool { return e.Ready() == nil })
+	<-time.After(200 * time.Millisecond)
+	if got := w.archived(); got != "" {
+		t.Errorf("archived %s", got)
+	}
+	if err := e.SetExports([]Export{{Name: "all", Capture: CaptureLive}}); err != nil {
+		t.Fatal(err)
+	}
+	w.await(1)
+	w.until("a stream", func() bool { return len(w.kube.Requests("follow=true")) > 0 })
+	if err := e.SetExports(none); err != nil {
+		t.Fatal(err)
+	}
+	endAfter("alive\n")(w.world, alive, c)
+	w.await(2)
+	if got := w.archived(); !strings.Contains(got, "a:live") || !strings.Contains(got, "bb:live") {
+		t.Errorf("archived %s", got)
+	}
+	if err := e.SetExports([]Export{{Name: "x"}, {Name: "x"}}); err == nil {
+		t.Error("two exports of one name were accepted")
+	}
+	w.account()
+}
+
+// What an expression asks for may never be known. Then the run is taken.
+func TestExportOfUnknownEnd(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.synced(func(o *Options) {
+		o.Exports = []Export{{Name: "failed", Select: selects(t, selection.Spec{Expression: "container.exitCode != 0"}), Capture: CaptureLive}}
+	})
+	pod, c := w.pod("gone")
+	w.kube.SetPod(pod)
+	w.until("a stream", func() bool { return len(w.kube.Requests("follow=true")) > 0 })
+	c.Print(time.Now(), "last words\n")
+	w.until("the stream's lines", func() bool { return c.Following() > 0 })
+	<-time.After(100 * time.Millisecond)
+	w.kube.DeletePod(pod.Namespace, pod.Name)
+	c.Exit()
+	if rec := w.await(1)[0]; w.words(rec) != "last words" {
+		t.Errorf("log %q", w.words(rec))
+	}
+}
+
+// Nothing of a log is archived before it is known to be wanted, and yet a stop of the exporter costs nothing.
+func TestUndecidedGoesOn(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	failed := func(o *Options) {
+		o.Exports = []Export{{Name: "failed", Select: selects(t, selection.Spec{Expression: "container.exitCode != 0"}), Capture: CaptureLive}}
+	}
+	pod, c := w.pod("undecided")
+	w.kube.SetPod(pod)
+	w.begin(func(e *Exporter) { e.segmentEvery = 20 * time.Millisecond }, failed)
+	w.until("a stream", func() bool { return len(w.kube.Requests("follow=true")) > 0 })
+	c.Print(time.Now(), "one\n")
+	w.until("the stream's lines", func() bool { return c.Following() > 0 })
+	<-time.After(100 * time.Millisecond)
+	w.stop()
+	if got := w.archived(); got != "" {
+		t.Errorf("archived %s", got)
+	}
+	c.Rotate(time.Now(), "lost\n")
+	before := len(w.kube.Requests("follow=true"))
+	w.start(failed)
+	w.until("a further stream", func() bool { return len(w.kube.Requests("follow=true")) > before })
+	c.Print(time.Now().Add(2*time.Second), "two\n")
+	c.Exit()
+	exit(pod, 1)
+	w.kube.SetPod(pod)
+	if rec := w.final(0); w.words(rec) != "one two" || rec.Verdict.Head.State != bundle.Proven || rec.Verdict.Middle.State != bundle.Lost {
+		t.Errorf("log %q, verdict %+v", w.words(rec), rec.Verdict)
+	}
+}
