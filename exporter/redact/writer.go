@@ -194,9 +194,6 @@ func (w *Writer) hold(p []byte) error {
 		w.line = append(w.line, p[:n]...)
 		p = p[n:]
 	}
-	if len(w.line) > w.windowEnd() {
-		return w.window()
-	}
 	return nil
 }
 
