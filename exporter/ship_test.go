@@ -83,14 +83,15 @@ func memoryDir(t testing.TB) string {
 
 // shipping is an exporter of which only the shipper runs.
 type shipping struct {
-	t     *testing.T
-	e     *Exporter
-	store *store
-	spool string
-	log   bytes.Buffer
-	reg   *prometheus.Registry
-	stop  func()
-	n     int
+	t      *testing.T
+	e      *Exporter
+	store  *store
+	bucket sink.Bucket // the store, or another
+	spool  string
+	log    bytes.Buffer
+	reg    *prometheus.Registry
+	stop   func()
+	n      int
 }
 
 func newShipping(t *testing.T, change func(*Options)) *shipping {
@@ -120,7 +121,7 @@ func (s *shipping) open(change func(*Options)) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.e = e
+	s.e, s.bucket = e, o.Bucket
 }
 
 // run takes up the spool and ships.
@@ -221,14 +222,14 @@ func large(size int) string {
 func (s *shipping) check(want int) map[string]*bundle.Record {
 	s.t.Helper()
 	recs := make(map[string]*bundle.Record)
-	for o, err := range s.store.List(context.Background(), "", sink.ListOptions{}) {
+	for o, err := range s.bucket.List(context.Background(), "", sink.ListOptions{}) {
 		if err != nil {
 			s.t.Fatal(err)
 		}
 		if !strings.HasSuffix(o.Key, ".json") {
 			continue
 		}
-		data, err := readAll(context.Background(), s.store, o.Key)
+		data, err := readAll(context.Background(), s.bucket, o.Key)
 		if err != nil {
 			s.t.Fatal(err)
 		}
@@ -242,7 +243,7 @@ func (s *shipping) check(want int) map[string]*bundle.Record {
 		}
 		recs[rec.Pod.Name] = rec
 		for _, obj := range rec.Objects {
-			same, err := (&shipper{e: &Exporter{bucket: s.store}}).same(context.Background(), &obj)
+			same, err := (&shipper{e: &Exporter{bucket: s.bucket}}).same(context.Background(), &obj)
 			if err != nil || !same {
 				s.t.Errorf("%s: not the bytes that the record tells of: %v", obj.Key, err)
 			}

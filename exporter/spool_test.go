@@ -12,8 +12,10 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/kubelogexporter/kubelogexporter/exporter/kubetest"
 	"github.com/kubelogexporter/kubelogexporter/sink"
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
@@ -57,13 +59,12 @@ func lines(at time.Time, n int) string {
 	return b.String()
 }
 
-func aboutPod(w *world, name string) *bundle.Record {
-	pod, c := w.pod(name)
+func aboutPod(pod *corev1.Pod, c *kubetest.Container) *bundle.Record {
 	start := pod.Status.ContainerStatuses[0].State.Running.StartedAt.Time
 	part := bundle.Part{State: bundle.Unproven, Cause: bundle.CauseStillRunning}
 	return &bundle.Record{
 		FormatVersion: bundle.FormatVersion, Cluster: "test", Namespace: "shop",
-		Pod:       bundle.Pod{Name: name, UID: string(pod.UID), NodeName: "node"},
+		Pod:       bundle.Pod{Name: pod.Name, UID: string(pod.UID), NodeName: "node"},
 		Container: bundle.Container{Name: "app", Type: bundle.TypeContainer, ContainerID: c.ID(0)},
 		State:     bundle.State{Running: true, StartedAt: &start}, Objects: []bundle.Object{},
 		Verdict: bundle.Verdict{Head: part, Middle: part, Tail: part}, Capture: bundle.Capture{Policy: "final"},
@@ -83,9 +84,8 @@ func TestResumeVanished(t *testing.T) {
 			e := w.start(nil)
 			w.until("the run is in the ledger", func() bool { return e.Ready() == nil && len(w.kube.Requests("limitBytes")) > 0 })
 			w.stop()
-			_ = c
 			text := lines(time.Now(), n)
-			unfinishedCapture(t, w.spool, aboutPod(w, "gone"), text, nil)
+			unfinishedCapture(t, w.spool, aboutPod(pod, c), text, nil)
 			w.kube.DeletePod(pod.Namespace, pod.Name)
 			w.start(nil)
 			rec := w.await(1)[0]
@@ -126,7 +126,7 @@ func TestResumeStays(t *testing.T) {
 		_, words, _ := strings.Cut(line, " ")
 		c.Print(start.Add(time.Duration(i)*time.Millisecond), strings.TrimSuffix(words, "\n")+"\n")
 	}
-	unfinishedCapture(t, w.spool, aboutPod(w, "stays"), strings.Join(strings.SplitAfter(text, "\n")[:3], ""), nil)
+	unfinishedCapture(t, w.spool, aboutPod(pod, c), strings.Join(strings.SplitAfter(text, "\n")[:3], ""), nil)
 	c.Exit()
 	exit(pod, 0)
 	w.kube.SetPod(pod)
@@ -153,7 +153,7 @@ func TestResumeRotated(t *testing.T) {
 	text := lines(start, 5)
 	c.Print(start.Add(3*time.Millisecond), "line 3\n")
 	c.Print(start.Add(4*time.Millisecond), "line 4\n")
-	unfinishedCapture(t, w.spool, aboutPod(w, "rotated"), strings.Join(strings.SplitAfter(text, "\n")[:4], ""), nil)
+	unfinishedCapture(t, w.spool, aboutPod(pod, c), strings.Join(strings.SplitAfter(text, "\n")[:4], ""), nil)
 	c.Exit()
 	exit(pod, 0)
 	w.kube.SetPod(pod)
@@ -167,7 +167,8 @@ func TestResumeRotated(t *testing.T) {
 func TestResumePublished(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	about := aboutPod(w, "published")
+	pod, c := w.pod("published")
+	about := aboutPod(pod, c)
 	text := lines(time.Now(), 3000)
 	unfinishedCapture(t, w.spool, about, text, func(o *output) {
 		rec := *about
@@ -177,7 +178,6 @@ func TestResumePublished(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
-	pod, _ := w.pod("published")
 	w.kube.SetPod(pod)
 	now := metav1.Now()
 	pod.DeletionTimestamp = &now
@@ -208,7 +208,7 @@ func TestResumeUnknown(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	text := lines(time.Now(), 3)
-	unfinishedCapture(t, w.spool, aboutPod(w, "unknown"), text, nil)
+	unfinishedCapture(t, w.spool, aboutPod(w.pod("unknown")), text, nil)
 	w.start(nil)
 	rec := w.await(1)[0]
 	if w.text(rec) != text || !rec.State.Running || rec.Verdict.Complete {
@@ -221,7 +221,7 @@ func TestResumeOverlap(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	text := lines(time.Now(), 6000) // several frames of 64 KiB
-	about := aboutPod(w, "overlap")
+	about := aboutPod(w.pod("overlap"))
 	unfinishedCapture(t, w.spool, about, text, nil)
 	// The process ended after a frame was written and before its text left the scratch file.
 	d := w.exporterSpool()
@@ -258,7 +258,7 @@ func TestResumeOverlap(t *testing.T) {
 func TestDraftWithoutAbout(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	unfinishedCapture(t, w.spool, aboutPod(w, "torn"), lines(time.Now(), 3), nil)
+	unfinishedCapture(t, w.spool, aboutPod(w.pod("torn")), lines(time.Now(), 3), nil)
 	names, err := filepath.Glob(filepath.Join(w.spool, ".tmp", "*", "about"))
 	if err != nil || len(names) != 1 {
 		t.Fatal(names, err)
