@@ -81,6 +81,14 @@ func (s *Server) Change(change func(*Server)) {
 	change(s)
 }
 
+// Clear empties the bucket. It is for Change.
+func (s *Server) Clear() {
+	clear(s.objects)
+	clear(s.versions)
+	clear(s.headers)
+	s.times = nil
+}
+
 // Bucket opens the bucket, with what o says of the objects.
 func (s *Server) Bucket(o sink.ObjectOptions) *sink.S3 {
 	s.t.Helper()
