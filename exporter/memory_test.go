@@ -25,6 +25,7 @@ import (
 
 	"github.com/kubelogexporter/kubelogexporter/exporter/kubetest"
 	"github.com/kubelogexporter/kubelogexporter/sink"
+	"github.com/kubelogexporter/kubelogexporter/sink/s3test"
 )
 
 // These tests measure what an exporter needs of memory at its peak. The fake cluster is in this process and
@@ -36,6 +37,7 @@ const (
 	hostVar   = "KUBELOGEXPORTER_MEMORY_HOST"
 	caVar     = "KUBELOGEXPORTER_MEMORY_CA"
 	dirVar    = "KUBELOGEXPORTER_MEMORY_DIR"
+	storeVar  = "KUBELOGEXPORTER_MEMORY_STORE" // an S3 endpoint; empty means a directory
 )
 
 func needMemoryTests(t *testing.T) {
@@ -53,7 +55,11 @@ func TestMemoryChild(t *testing.T) {
 	if mode == "" {
 		return // nobody's child
 	}
+	var bucket sink.Bucket
 	bucket, err := sink.OpenDir(os.Getenv(dirVar) + "/bucket")
+	if endpoint := os.Getenv(storeVar); endpoint != "" {
+		bucket, err = s3test.Open(t, endpoint, sink.ObjectOptions{})
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,18 +110,24 @@ type child struct {
 	stdin  io.Closer
 	ready  chan struct{}
 	bucket *sink.Dir
+	killed bool
 }
 
 func startChild(t *testing.T, mode string, kube *kubetest.Server) *child {
 	t.Helper()
-	dir := t.TempDir()
+	return startChildIn(t, mode, kube, t.TempDir(), "")
+}
+
+// startChildIn starts an exporter whose spool and bucket are in a directory, or whose bucket is in a store.
+func startChildIn(t *testing.T, mode string, kube *kubetest.Server, dir, store string) *child {
+	t.Helper()
 	bucket, err := sink.OpenDir(dir + "/bucket")
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := &child{t: t, ready: make(chan struct{}), bucket: bucket}
 	c.cmd = exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestMemoryChild$", "-test.timeout=0") //nolint:gosec // this very program
-	c.cmd.Env = append(os.Environ(), childVar+"="+mode, hostVar+"="+kube.Config().Host, caVar+"="+string(kube.Config().CAData), dirVar+"="+dir)
+	c.cmd.Env = append(os.Environ(), childVar+"="+mode, hostVar+"="+kube.Config().Host, caVar+"="+string(kube.Config().CAData), dirVar+"="+dir, storeVar+"="+store)
 	c.cmd.Stderr = os.Stderr
 	in, err := c.cmd.StdinPipe()
 	if err != nil {
@@ -141,7 +153,7 @@ func startChild(t *testing.T, mode string, kube *kubetest.Server) *child {
 	}()
 	t.Cleanup(func() {
 		_ = c.stdin.Close()
-		if err := c.cmd.Wait(); err != nil && t.Context().Err() == nil {
+		if err := c.cmd.Wait(); err != nil && !c.killed && t.Context().Err() == nil {
 			t.Error(err)
 		}
 	})

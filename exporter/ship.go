@@ -133,7 +133,8 @@ func (s *shipper) done(p *parcel, began time.Time, err error) {
 	class := sink.ClassOf(err)
 	switch {
 	case err == nil:
-	case errors.As(err, &local), class == sink.ClassItem, errors.Is(err, errRefused): // this capture's own fault
+	case errors.As(err, &local), class == sink.ClassItem, errors.Is(err, errRefused), // this capture's own fault
+		class == sink.ClassHold && s.gate.failing == nil && p.tries > lonelyTries:
 		m.uploadErrors.Inc()
 		s.refuse(p, err)
 		s.line.later(p, now.Add(itemBackoff(p.tries)))
@@ -152,8 +153,11 @@ func (s *shipper) done(p *parcel, began time.Time, err error) {
 			m.held.WithLabelValues(s.gate.reason).Set(1)
 		}
 		at := now.Add(max(fullJitter(shipBackoff, maxShipBackoff, p.tries), sink.RetryAfter(err)))
-		if s.gate.shut && !s.line.others() {
+		switch {
+		case s.gate.shut && !s.line.others():
 			at = s.gate.next
+		case s.gate.shut && at.Before(s.gate.next):
+			at = s.gate.next.Add(time.Millisecond) // the next try is another's
 		}
 		s.line.later(p, at)
 		m.concurrency.Set(float64(s.line.concurrency()))

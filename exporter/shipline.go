@@ -19,11 +19,14 @@ const (
 	awayBackoff, maxAwayBackoff = time.Second, 30 * time.Second
 	holdBackoff, maxHoldBackoff = 5 * time.Second, time.Minute
 	// slowPause is how long nothing is sent after the store has asked for less without saying for how long.
-	slowPause = 500 * time.Millisecond
+	slowPause = 200 * time.Millisecond
 	// unanswered and answered are how many failures in a row shut the gate. A connection may break, and
 	// a store that answers at all says what it wants.
 	unanswered = 4
 	answered   = 12
+	// lonelyTries is after how many tries a capture that is held while all others go through counts as
+	// refused itself, whatever the store's word for it.
+	lonelyTries = 3
 	// largeCapture is from which size on a capture goes in the lane of the large ones.
 	largeCapture = 1 << 20
 )

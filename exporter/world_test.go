@@ -27,6 +27,7 @@ type world struct {
 	bucket *sink.Dir
 	spool  string
 	log    *bytes.Buffer
+	writer *lockedWriter
 	stop   func()
 }
 
@@ -53,9 +54,10 @@ func newWorld(t *testing.T) *world {
 
 func (w *world) exporter(change func(*Options)) *Exporter {
 	w.t.Helper()
+	w.writer = &lockedWriter{w: io.MultiWriter(w.log, testWriter{w.t})}
 	o := Options{
 		Kube: w.kube.Config(), Bucket: w.bucket, Spool: w.spool, Cluster: "test", Version: "test", Grace: 5 * time.Second,
-		Log: slog.New(slog.NewTextHandler(&lockedWriter{w: io.MultiWriter(w.log, testWriter{w.t})}, nil)),
+		Log: slog.New(slog.NewTextHandler(w.writer, nil)),
 	}
 	if change != nil {
 		change(&o)
@@ -65,6 +67,13 @@ func (w *world) exporter(change func(*Options)) *Exporter {
 		w.t.Fatal(err)
 	}
 	return e
+}
+
+// said returns what was logged so far.
+func (w *world) said() string {
+	w.writer.mu.Lock()
+	defer w.writer.mu.Unlock()
+	return w.log.String()
 }
 
 type testWriter struct{ t *testing.T }
@@ -85,6 +94,13 @@ func (w *world) begin(tune func(*Exporter), change func(*Options)) *Exporter {
 	w.t.Helper()
 	e := w.exporter(change)
 	tune(e)
+	w.run(e)
+	return e
+}
+
+// run runs an exporter until stop, or the end of the test.
+func (w *world) run(e *Exporter) {
+	w.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- e.Run(ctx) }()
@@ -101,7 +117,6 @@ func (w *world) begin(tune func(*Exporter), change func(*Options)) *Exporter {
 		})
 	}
 	w.t.Cleanup(w.stop)
-	return e
 }
 
 // records reads the archive.

@@ -30,9 +30,10 @@ type faulty struct {
 	cut   bool // the power was cut at that call
 	calls []string
 
-	synced map[string]int64  // bytes of files that are durable, by their inode's first name
-	fresh  map[string]string // names that are not durable yet, and the file behind them
-	gone   map[string][]byte // names that were removed and would come back
+	synced  map[string]int64  // bytes of files that are durable, by their inode's first name
+	fresh   map[string]string // names that are not durable yet, and the file behind them
+	gone    map[string][]byte // names that were taken by a rename, and what was there
+	renamed map[string]string // names and the file's first name
 }
 
 func newFaulty(t *testing.T, root string, at int, err error) *faulty {
@@ -42,7 +43,7 @@ func newFaulty(t *testing.T, root string, at int, err error) *faulty {
 		t.Fatal(rerr)
 	}
 	t.Cleanup(func() { _ = r.Close() })
-	return &faulty{fileSystem: osFiles{r}, root: root, at: at, err: err, synced: make(map[string]int64), fresh: make(map[string]string), gone: make(map[string][]byte)}
+	return &faulty{fileSystem: osFiles{r}, root: root, at: at, err: err, synced: make(map[string]int64), fresh: make(map[string]string), gone: make(map[string][]byte), renamed: make(map[string]string)}
 }
 
 // call counts a call that changes something or makes it durable.
@@ -105,6 +106,9 @@ func (f *faulty) Rename(old, to string) error {
 	}
 	was, _ := os.ReadFile(filepath.Join(f.root, to)) // what a power cut brings back
 	err := f.fileSystem.Rename(old, to)
+	if err == nil {
+		f.renamed[to] = old
+	}
 	if err == nil && was != nil {
 		f.gone[to] = was
 	} else if err == nil {
@@ -184,6 +188,9 @@ func (f *faulty) crash(t *testing.T) {
 		if err := os.RemoveAll(filepath.Join(f.root, name)); err != nil {
 			t.Fatal(err)
 		}
+	}
+	for to, from := range f.renamed {
+		_ = os.Truncate(filepath.Join(f.root, to), f.synced[from])
 	}
 	for name, was := range f.gone {
 		if err := os.WriteFile(filepath.Join(f.root, name), was, 0o644); err != nil { //nolint:gosec // a test

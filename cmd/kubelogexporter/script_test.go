@@ -70,6 +70,7 @@ func commands(t *testing.T) map[string]func(*testscript.TestScript, bool, []stri
 		"deny":     func(ts *testscript.TestScript, _ bool, args []string) { clusterOf(ts).Deny(args[0], args[1], true) },
 		"allow":    func(ts *testscript.TestScript, _ bool, args []string) { clusterOf(ts).Deny(args[0], args[1], false) },
 		"await":    await,
+		"spooled":  spooled,
 		"freeport": freePort,
 		"fetch":    fetch,
 		"badstore": func(ts *testscript.TestScript, _ bool, args []string) { badStore(t, ts, args) },
@@ -110,6 +111,20 @@ func await(ts *testscript.TestScript, _ bool, args []string) {
 		}
 		if time.Now().After(end) {
 			ts.Fatalf("%d records after 20 s, want %s", n, args[1])
+		}
+	}
+}
+
+// spooled DIR N waits until a spool holds N records.
+func spooled(ts *testscript.TestScript, _ bool, args []string) {
+	for end := time.Now().Add(20 * time.Second); ; <-time.After(20 * time.Millisecond) {
+		names, err := filepath.Glob(filepath.Join(ts.MkAbs(args[0]), "cluster=*", "*", "*", "*", "*", "_*.json"))
+		ts.Check(err)
+		if strconv.Itoa(len(names)) == args[1] {
+			return
+		}
+		if time.Now().After(end) {
+			ts.Fatalf("%d records in the spool after 20 s, want %s", len(names), args[1])
 		}
 	}
 }

@@ -81,24 +81,38 @@ func (s *Server) Change(change func(*Server)) {
 	change(s)
 }
 
+// Clear empties the bucket. It is for Change.
+func (s *Server) Clear() {
+	clear(s.objects)
+	clear(s.versions)
+	clear(s.headers)
+	s.times = nil
+}
+
 // Bucket opens the bucket, with what o says of the objects.
 func (s *Server) Bucket(o sink.ObjectOptions) *sink.S3 {
 	s.t.Helper()
-	dir := s.t.TempDir()
-	so := sink.S3Options{
-		Endpoint: s.URL, Bucket: "logs", Credentials: "files", Objects: o,
-		AccessKeyIDFile: filepath.Join(dir, "id"), SecretAccessKeyFile: filepath.Join(dir, "secret"),
-	}
-	for file, text := range map[string]string{so.AccessKeyIDFile: AccessKey, so.SecretAccessKeyFile: SecretKey} {
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-			s.t.Fatal(err)
-		}
-	}
-	b, err := sink.OpenS3(s.t.Context(), so)
+	b, err := Open(s.t, s.URL, o)
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	return b
+}
+
+// Open opens the bucket of a server that may be in another process.
+func Open(t testing.TB, endpoint string, o sink.ObjectOptions) (*sink.S3, error) {
+	t.Helper()
+	dir := t.TempDir()
+	so := sink.S3Options{
+		Endpoint: endpoint, Bucket: "logs", Credentials: "files", Objects: o,
+		AccessKeyIDFile: filepath.Join(dir, "id"), SecretAccessKeyFile: filepath.Join(dir, "secret"),
+	}
+	for file, text := range map[string]string{so.AccessKeyIDFile: AccessKey, so.SecretAccessKeyFile: SecretKey} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			return nil, err
+		}
+	}
+	return sink.OpenS3(t.Context(), so)
 }
 
 // Objects returns a copy of what is stored, by key, but for the client's own probe.
@@ -196,6 +210,16 @@ func (s *Server) put(w http.ResponseWriter, r *http.Request, key string, body []
 		s.headers[key] = r.Header.Clone()
 		w.Header().Set("ETag", ETag(body))
 	}
+}
+
+// Store stores a body as if the request had been handled, for scripts that then answer something else.
+func (s *Server) Store(r *http.Request, body []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := strings.TrimPrefix(r.URL.Path, "/logs/")
+	s.objects[key] = body
+	s.versions[key]++
+	s.headers[key] = r.Header.Clone()
 }
 
 // list gives all objects in one page.
