@@ -94,7 +94,9 @@ func (o *output) Write(p []byte) (int, error) {
 	if o.full {
 		return len(p), nil // what is held stays whole up to here
 	}
-	o.first, o.firstSecond = o.log.First(), o.log.FirstSecond()
+	if o.log != nil {
+		o.first, o.firstSecond = o.log.First(), o.log.FirstSecond()
+	}
 	return o.w.Write(p)
 }
 
