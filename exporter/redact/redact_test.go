@@ -176,6 +176,17 @@ func TestStamps(t *testing.T) {
 	}
 }
 
+func TestText(t *testing.T) {
+	r := mustNew(t, Builtin())
+	got, counts := r.Text("fatal: cannot connect\npassword=hunter2")
+	if got != "fatal: cannot connect\npassword=[REDACTED:password]" || counts["password"] != 1 {
+		t.Errorf("%q, %v", got, counts)
+	}
+	if got, counts := r.Text(""); got != "" || len(counts) != 0 {
+		t.Errorf("%q, %v", got, counts)
+	}
+}
+
 func TestNewRefuses(t *testing.T) {
 	many := make([]Rule, maxRules+1)
 	for _, c := range []struct {
