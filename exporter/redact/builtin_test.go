@@ -140,7 +140,7 @@ func TestBuiltin(t *testing.T) {
 }
 
 func TestPrivateKeyOverLines(t *testing.T) {
-	r := mustNew(t, Builtin())
+	r := builtins()
 	b64 := digits + lowers + uppers + "+/"
 	line := fake(64, b64)
 	begin, end := "-----BEGIN RSA "+"PRIVATE KEY-----", "-----END RSA "+"PRIVATE KEY-----"

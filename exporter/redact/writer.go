@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"strings"
 
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
@@ -46,6 +47,18 @@ type long struct {
 // anywhere; a line without a stamp is text from its first byte on.
 func (r *Redactor) NewWriter(w io.Writer) *Writer {
 	return &Writer{r: r, w: w, keys: keys{rule: r.key, end: r.keyEnd, maxLine: r.maxMatch}}
+}
+
+// Text redacts a text that is no log of its own, such as a container's termination message, which may be
+// the end of its log. It returns what it found by rule.
+func (r *Redactor) Text(text string) (string, map[string]int64) {
+	var b strings.Builder
+	w := r.NewWriter(&b)
+	_, err := w.Write([]byte(text))
+	if err = errors.Join(err, w.Close()); err != nil {
+		return "", nil // a strings.Builder does not fail
+	}
+	return b.String(), w.Counts()
 }
 
 // Write takes the next bytes of the log. An unterminated last line waits for the next call. An error is
