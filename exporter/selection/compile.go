@@ -136,7 +136,7 @@ func (c *compiler) fields(text string) fields.Requirements {
 				Allowed: "one of " + strings.Join(FieldNames(), ", "), Hint: Nearest(r.Field, FieldNames()),
 			}
 			if strings.HasPrefix(r.Field, "metadata.labels") {
-				p.Hint = "the key labels beside this one"
+				p.Hint = "the key labels"
 			}
 			c.add("fields", 0, p)
 			continue

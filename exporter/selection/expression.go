@@ -100,7 +100,7 @@ func compileExpression(text string) (*expression, []*Problem) {
 		return nil, located(text, issues)
 	}
 	if t := checked.OutputType(); !t.IsExactType(cel.BoolType) {
-		return nil, []*Problem{{Text: fmt.Sprintf("the expression gives a %s", t), Allowed: "a bool: a comparison, such as container.exitCode != 0"}}
+		return nil, []*Problem{{Text: fmt.Sprintf("the expression gives %s", t), Allowed: "one that gives bool: a comparison, such as container.exitCode != 0"}}
 	}
 	e.program, err = env.Program(checked, cel.EvalOptions(cel.OptOptimize|cel.OptPartialEval), cel.CostLimit(costLimit))
 	if err != nil { // such as a regular expression that is none
@@ -167,7 +167,7 @@ func unknownNames(text string, tree *ast.AST) []*Problem {
 			return
 		}
 		at := tree.SourceInfo().GetStartLocation(root.ID())
-		p := &Problem{Text: fmt.Sprintf("there is no %s", name), Offset: offset(text, at.Line(), at.Column()), Hint: meant(name, names)}
+		p := &Problem{Text: fmt.Sprintf("there is no %s", name), Length: len(name), Offset: offset(text, at.Line(), at.Column()), Hint: meant(name, names)}
 		if p.Hint == "" {
 			p.Allowed = "one of " + strings.Join(names, ", ")
 		}

@@ -84,9 +84,9 @@ func checkPattern(p string, dots bool) *Problem {
 	case p == "":
 		return &Problem{Text: "the pattern is empty", Allowed: "a name, or a glob such as prod-*"}
 	case strings.HasPrefix(p, "!"):
-		return &Problem{Text: fmt.Sprintf("%q can match no name", p), Allowed: allowed, Hint: "exceptions go into the exclude list, without \"!\""}
+		return &Problem{Text: fmt.Sprintf("%q can match no name", p), Allowed: allowed + "; exceptions go into the exclude list, without \"!\""}
 	case strings.ContainsAny(p, "{}"):
-		return &Problem{Text: fmt.Sprintf("%q can match no name", p), Allowed: allowed, Hint: "globs have no {a,b}: write one entry for each"}
+		return &Problem{Text: fmt.Sprintf("%q can match no name", p), Allowed: allowed + "; globs have no {a,b}: write one entry for each"}
 	case strings.Contains(p, "[!"):
 		return &Problem{Text: fmt.Sprintf("%q is no glob", p), Allowed: "*, ?, [a-z] and [^a-z]", Hint: strings.ReplaceAll(p, "[!", "[^")}
 	}
@@ -104,7 +104,8 @@ func checkPattern(p string, dots bool) *Problem {
 		default:
 			problem := &Problem{Text: fmt.Sprintf("%q can match no name", p), Allowed: allowed, Offset: i}
 			if lower := strings.ToLower(p); strings.Contains(p, ".*") {
-				problem.Hint = strings.ReplaceAll(p, ".*", "*") + ": it is a glob, no regular expression"
+				problem.Hint = strings.ReplaceAll(p, ".*", "*")
+				problem.Allowed += "; this is a glob, no regular expression"
 			} else if lower != p && checkPattern(lower, dots) == nil {
 				problem.Hint = lower
 			}

@@ -55,6 +55,7 @@ type Problem struct {
 	Field   string // as the configuration spells it, such as excludeNamespaces
 	Index   int    // of the entry, in a list
 	Offset  int    // bytes from the beginning of the text to the mistake
+	Length  int    // of the mistake in bytes, 0 if it is not known
 	Text    string // what is wrong
 	Allowed string // what would be right; may be empty
 	Hint    string // what was likely meant; may be empty

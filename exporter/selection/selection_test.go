@@ -157,7 +157,7 @@ func TestProblems(t *testing.T) {
 		{spec{Expression: "container.terminated.exitCode == 0"}, "expression", "did you mean container.exitCode", 0},
 		{spec{Expression: "pod.spec.nodeName == 'a'"}, "expression", "did you mean pod.node", 0},
 		{spec{Expression: "container.exitCode = 0"}, "expression", "did you mean ==", -1},
-		{spec{Expression: "container.exitCode"}, "expression", "gives a int", 0},
+		{spec{Expression: "container.exitCode"}, "expression", "gives int", 0},
 		{spec{Expression: "container.exitCode == '0'"}, "expression", "no matching overload", 19},
 		{spec{Expression: "pod.name.matches('(')"}, "expression", "missing closing )", 0},
 		{spec{Expression: "  'é' == 'é' && nothing"}, "expression", "undeclared reference to 'nothing'", 18},
