@@ -2,9 +2,7 @@ package bundle
 
 import (
 	"bufio"
-	"crypto/sha256"
 	"fmt"
-	"hash"
 	"io"
 
 	"github.com/klauspost/compress/gzip"
@@ -42,7 +40,7 @@ func NewEncoders(n int) *Encoders {
 func (e *Encoders) take() *encoder {
 	enc := <-e.free
 	if enc == nil {
-		enc = &encoder{buf: make([]byte, copySize), stored: storedHash{hash: sha256.New()}}
+		enc = &encoder{buf: make([]byte, copySize), stored: storedHash{}}
 		enc.out = bufio.NewWriterSize(&enc.stored, 64<<10)
 	}
 	return enc
@@ -63,8 +61,8 @@ type encoder struct {
 }
 
 // begin starts a frame that will hold exactly size bytes and goes to w.
-func (e *encoder) begin(w io.Writer, h hash.Hash, c Compression, size int64) (io.WriteCloser, error) {
-	e.stored = storedHash{w: w, hash: h}
+func (e *encoder) begin(w io.Writer, h storedSums, c Compression, size int64) (io.WriteCloser, error) {
+	e.stored = storedHash{w: w, sums: h}
 	e.out.Reset(&e.stored)
 	if c == Gzip {
 		if e.gzip == nil {
@@ -94,9 +92,9 @@ func (e *encoder) begin(w io.Writer, h hash.Hash, c Compression, size int64) (io
 // storedHash passes a frame on to its object, and counts and hashes it.
 type storedHash struct {
 	w    io.Writer
-	hash hash.Hash // of the whole object
-	n    int64     // of the frame
-	last [4]byte   // the last bytes of the frame: its checksum
+	sums storedSums // of the whole object
+	n    int64      // of the frame
+	last [4]byte    // the last bytes of the frame: its checksum
 }
 
 func (s *storedHash) Write(p []byte) (int, error) {
@@ -105,7 +103,7 @@ func (s *storedHash) Write(p []byte) (int, error) {
 		err = io.ErrShortWrite
 	}
 	s.n += int64(n)
-	s.hash.Write(p[:n])
+	_, _ = s.sums.Write(p[:n]) // a hash never fails
 	if n >= len(s.last) {
 		copy(s.last[:], p[n-len(s.last):n])
 	} else {

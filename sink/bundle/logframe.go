@@ -83,7 +83,7 @@ func (w *LogWriter) beginObject() error {
 	if err != nil {
 		return fmt.Errorf("begin log object: %w", err)
 	}
-	w.object = &openObject{w: file, stored: sha256.New(), firstLines: w.scan.newlines}
+	w.object = &openObject{w: file, stored: newStoredSums(), firstLines: w.scan.newlines}
 	if len(w.done) > 0 {
 		w.object.raw = sha256.New() // for the first object, the hash of the whole is its own
 	}
@@ -121,11 +121,11 @@ func (w *LogWriter) endObject() error {
 				}
 				return fmt.Errorf("write seek table: %w", err)
 			}
-			o.stored.Write(table)
+			_, _ = o.stored.Write(table) // a hash never fails
 			o.StoredBytes += int64(len(table))
 		}
 	}
-	o.StoredSHA256 = hex.EncodeToString(o.stored.Sum(nil))
+	o.StoredSHA256, o.StoredMD5 = hex.EncodeToString(o.stored.sha256.Sum(nil)), hex.EncodeToString(o.stored.md5.Sum(nil))
 	raw := o.raw
 	if raw == nil {
 		raw = w.whole

@@ -2,6 +2,7 @@ package bundle
 
 import (
 	"bytes"
+	"crypto/md5" //nolint:gosec // S3's ETag of a single PUT is an MD5
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -88,10 +89,23 @@ type openObject struct {
 	Object
 	w          io.Writer
 	raw        hash.Hash
-	stored     hash.Hash
+	stored     storedSums
 	frames     []Frame
 	seek       []seekEntry
 	firstLines int64 // newlines of the log before this object
+}
+
+// storedSums are the sums of an object as it is stored. The MD5 is no proof of anything but what a store
+// tells of an object in its ETag.
+type storedSums struct{ sha256, md5 hash.Hash }
+
+func newStoredSums() storedSums {
+	return storedSums{sha256: sha256.New(), md5: md5.New()} //nolint:gosec // see above
+}
+
+func (s storedSums) Write(p []byte) (int, error) {
+	s.md5.Write(p)
+	return s.sha256.Write(p)
 }
 
 // NewLogWriter returns a writer for one log.

@@ -2,6 +2,7 @@ package bundle
 
 import (
 	"bytes"
+	"crypto/md5"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -242,7 +243,7 @@ func checkObjects(t *testing.T, text []byte, got written, o LogOptions) {
 			return
 		}
 		text = text[len(raw):]
-		want := Object{RawBytes: int64(len(raw)), StoredBytes: int64(len(stored)), RawSHA256: sha(raw), StoredSHA256: sha(stored)}
+		want := Object{RawBytes: int64(len(raw)), StoredBytes: int64(len(stored)), RawSHA256: sha(raw), StoredSHA256: sha(stored), StoredMD5: fmt.Sprintf("%x", md5.Sum(stored))}
 		want.Lines = int64(bytes.Count(raw, newline))
 		if last && raw[len(raw)-1] != '\n' {
 			want.Lines++

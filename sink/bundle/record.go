@@ -175,6 +175,9 @@ type Object struct {
 	// RawSHA256 and StoredSHA256 are lower-case hex.
 	RawSHA256    string `json:"rawSHA256"`
 	StoredSHA256 string `json:"storedSHA256"`
+	// StoredMD5 is what most stores give as the ETag of an unencrypted object, in lower-case hex. Absent in
+	// records of early versions.
+	StoredMD5 string `json:"storedMD5,omitempty"`
 	// Lines counts the lines that end in this object; at the end of the log a last line without a
 	// newline counts too.
 	Lines int64 `json:"lines"`

@@ -173,6 +173,9 @@ func (v *validation) object(r *Record, i int) {
 	if !isHash(o.RawSHA256) || !isHash(o.StoredSHA256) {
 		v.add("object %q: a hash is not a sha256", o.Key)
 	}
+	if o.StoredMD5 != "" && (len(o.StoredMD5) != 32 || !only(o.StoredMD5, lowerHex)) {
+		v.add("object %q: its MD5 is none", o.Key)
+	}
 	if len(o.Frames) == 0 {
 		return
 	}
