@@ -345,6 +345,9 @@ func (c *capture) finish() {
 }
 
 func (c *capture) closed() {
+	c.notes.Lock()
+	c.object, c.reads, c.texts = nil, nil, nil // the run keeps the capture for as long as its pod is there
+	c.notes.Unlock()
 	c.e.tally.add(func(t *tally) { t.done++ })
 	c.e.metrics.open.Dec()
 	c.e.captures.end()

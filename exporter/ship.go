@@ -345,7 +345,7 @@ func (s *shipper) putLog(ctx context.Context, o *bundle.Object) (moved bool, err
 		if shipped {
 			return sink.ErrExists
 		}
-		return s.put(ctx, from, to, o.StoredSHA256)
+		return s.put(ctx, from, to, o)
 	})
 }
 
@@ -367,13 +367,13 @@ func (s *shipper) place(ctx context.Context, o *bundle.Object, put func(to strin
 }
 
 // put sends a spooled object, if its bytes are still those that were written.
-func (s *shipper) put(ctx context.Context, from, to, hash string) error {
+func (s *shipper) put(ctx context.Context, from, to string, o *bundle.Object) error {
 	f, err := s.e.spool.File(from)
 	if err != nil {
 		return local(err)
 	}
 	defer f.Close() //nolint:errcheck // read only
-	return s.e.bucket.Put(ctx, to, sink.Whole{Content: f, SHA256: hash})
+	return s.e.bucket.Put(ctx, to, sink.Whole{Content: f, SHA256: o.StoredSHA256, MD5: o.StoredMD5})
 }
 
 // same says whether the object that is already stored is the one we would store.

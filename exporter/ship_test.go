@@ -73,7 +73,7 @@ func refusal(status int, code string, after time.Duration) error {
 // memoryDir makes a directory in memory, where there is such a place: these tests sync thousands of files.
 func memoryDir(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "kubelogexporter-test-")
+	dir, err := os.MkdirTemp("/dev/shm", "kubelogexporter-test-") //nolint:usetesting // in memory
 	if err != nil {
 		return t.TempDir()
 	}

@@ -31,6 +31,7 @@ var (
 type Whole struct {
 	Content
 	SHA256 string // lower-case hex
+	MD5    string // likewise, or empty; it is sent along, and compared with what the store answers
 }
 
 // Content is a finished file of known size that is read as often as need be.

@@ -4,10 +4,12 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"sync/atomic"
 	"time"
 
+	"github.com/minio/crc64nvme"
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/encrypt"
 	"github.com/minio/minio-go/v7/pkg/tags"
@@ -87,7 +89,7 @@ func newPutOptions(o ObjectOptions) (*putOptions, error) {
 }
 
 // options are those of one upload.
-func (p *putOptions) options(key string, sums digests) minio.PutObjectOptions {
+func (p *putOptions) options(key string, sums digests, body io.ReadSeeker) (minio.PutObjectOptions, error) {
 	o := minio.PutObjectOptions{ContentType: contentType(key), DisableMultipart: true, DisableContentSha256: true} // the body's own hash is signed
 	p.apply(&o)
 	if p.lock != "" {
@@ -97,9 +99,20 @@ func (p *putOptions) options(key string, sums digests) minio.PutObjectOptions {
 	case "sha256":
 		o.UserMetadata = map[string]string{"x-amz-checksum-sha256": base64.StdEncoding.EncodeToString(sums.sha256)}
 	case "crc64nvme":
-		o.UserMetadata = map[string]string{"x-amz-checksum-crc64nvme": base64.StdEncoding.EncodeToString(sums.crc64)}
+		sum := crc64nvme.New()
+		start, err := body.Seek(0, io.SeekCurrent)
+		if err == nil {
+			_, err = io.Copy(sum, body)
+		}
+		if err == nil {
+			_, err = body.Seek(start, io.SeekStart)
+		}
+		if err != nil {
+			return o, err
+		}
+		o.UserMetadata = map[string]string{"x-amz-checksum-crc64nvme": base64.StdEncoding.EncodeToString(sum.Sum(nil))}
 	}
-	return o
+	return o, nil
 }
 
 // apply sets what a store may refuse.

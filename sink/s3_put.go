@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"net/http"
 	"strings"
@@ -18,25 +19,51 @@ import (
 	"github.com/minio/minio-go/v7"
 )
 
-// digests are the sums of a body, made in one pass before it is sent.
+// digests are the sums of a body.
 type digests struct {
-	size               int64
-	md5, sha256, crc64 []byte
+	size        int64
+	md5, sha256 []byte
+	crc64       func() []byte // after the body was sent
 }
 
+// digest makes the sums of a body before it is sent. The MD5 of a Whole is known; its SHA-256 is made
+// anew, because the bytes may have changed since.
 func digest(body io.Reader) (digests, error) {
-	m, h, c := md5.New(), sha256.New(), crc64nvme.New() //nolint:gosec // see above
-	// The sums take turns over pieces that stay in the processor's cache.
-	size, err := io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(m, h, c)}, struct{ io.Reader }{body}, make([]byte, 128<<10))
-	return digests{size: size, md5: m.Sum(nil), sha256: h.Sum(nil), crc64: c.Sum(nil)}, err
+	h, m := sha256.New(), md5.New() //nolint:gosec // see above
+	w, whole := body.(Whole)
+	to := io.Writer(h)
+	known, err := hex.DecodeString(w.MD5)
+	if err != nil || len(known) != md5.Size {
+		known, to = nil, io.MultiWriter(h, m)
+	}
+	// Over pieces that stay in the processor's cache.
+	d := digests{}
+	d.size, err = io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{body}, make([]byte, 128<<10))
+	d.sha256, d.md5 = h.Sum(nil), known
+	if known == nil {
+		d.md5 = m.Sum(nil)
+	}
+	if err == nil && whole && w.SHA256 != hex.EncodeToString(d.sha256) {
+		err = fmt.Errorf("%w: its sha256 is %x and should be %s", ErrDamaged, d.sha256, w.SHA256)
+	}
+	return d, err
 }
 
-// check compares the sums with the hash that the body should have, if that is known.
-func (d digests) check(body io.Reader) error {
-	if w, ok := body.(Whole); ok && w.SHA256 != hex.EncodeToString(d.sha256) {
-		return fmt.Errorf("%w: its sha256 is %x and should be %s", ErrDamaged, d.sha256, w.SHA256)
-	}
-	return nil
+// crcReader makes the CRC-64/NVME of a body while it is sent.
+type crcReader struct {
+	io.ReadSeeker
+	sum hash.Hash64
+}
+
+func (c *crcReader) Read(p []byte) (int, error) {
+	n, err := c.ReadSeeker.Read(p)
+	c.sum.Write(p[:n])
+	return n, err
+}
+
+func (c *crcReader) Seek(offset int64, whence int) (int64, error) {
+	c.sum.Reset() // a body is sent from its beginning
+	return c.ReadSeeker.Seek(offset, whence)
 }
 
 // Put implements Bucket. The SHA-256 of the body is signed and its MD5 goes along, so that the store
@@ -73,14 +100,14 @@ func (s *S3) store(ctx context.Context, key string, body io.ReadSeeker, replaces
 	if err != nil {
 		return fmt.Errorf("put %s: read body: %w", key, err)
 	}
-	if err := sums.check(body); err != nil {
-		return fmt.Errorf("put %s: %w", key, err)
-	}
 	can, err := s.conditions(ctx, key)
 	if err != nil {
 		return err
 	}
-	o := s.put.options(key, sums)
+	o, err := s.put.options(key, sums, body)
+	if err != nil {
+		return fmt.Errorf("put %s: read body: %w", key, err)
+	}
 	if replaces == "" {
 		err = s.createOnly(ctx, key, can, &o)
 	} else {
@@ -136,10 +163,11 @@ func (s *S3) replaceOnly(ctx context.Context, key, etag string, can abilities, o
 
 // send makes the one request that stores an object.
 func (s *S3) send(ctx context.Context, key, full string, body io.ReadSeeker, start int64, sums digests, o minio.PutObjectOptions) error {
-	var content io.Reader = body
+	content := &crcReader{ReadSeeker: body, sum: crc64nvme.New()}
 	if at, ok := body.(io.ReaderAt); ok {
-		content = io.NewSectionReader(at, start, sums.size)
+		content.ReadSeeker = io.NewSectionReader(at, start, sums.size)
 	}
+	sums.crc64 = func() []byte { return content.sum.Sum(nil) }
 	var said answer
 	limit := s.pace.limit(sums.size)
 	within, cancel := context.WithTimeout(context.WithValue(ctx, answerKey{}, &said), limit)
@@ -173,7 +201,7 @@ func (s *S3) compare(ctx context.Context, key string, info minio.UploadInfo, sum
 	other := func(what, got, want string) error {
 		return s.failed("put", key, fmt.Errorf("%w: its %s is %s, ours %s", ErrMismatch, what, got, want))
 	}
-	crc, sha := base64.StdEncoding.EncodeToString(sums.crc64), base64.StdEncoding.EncodeToString(sums.sha256)
+	crc, sha := base64.StdEncoding.EncodeToString(sums.crc64()), base64.StdEncoding.EncodeToString(sums.sha256)
 	whole := info.ChecksumMode == "" || info.ChecksumMode == "FULL_OBJECT"
 	switch {
 	case whole && info.ChecksumCRC64NVME != "" && info.ChecksumCRC64NVME != crc:

@@ -154,7 +154,17 @@ func checkBucket(ctx context.Context, b sink.Bucket, log *slog.Logger) {
 	}
 	within, cancel := context.WithTimeout(ctx, checkPatience)
 	defer cancel()
-	if err := c.Check(within); err != nil && ctx.Err() == nil {
+	err := c.Check(within)
+	if w, ok := b.(interface {
+		CheckWrite(ctx context.Context) error
+		Limits() []string
+	}); ok && err == nil {
+		err = w.CheckWrite(within)
+		for _, limit := range w.Limits() {
+			log.Warn("the store cannot do everything", "limit", limit)
+		}
+	}
+	if err != nil && ctx.Err() == nil {
 		log.Warn("cannot use the bucket yet, will go on trying; the spool keeps everything", "err", err, "fix", sink.Hint(err))
 	}
 }
