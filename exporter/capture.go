@@ -260,15 +260,22 @@ func (h *held) end(e *Exporter) {
 }
 
 // had says whether the kubelet served this run's log, be it an empty one.
-func (h *held) had() bool { return h.log != nil && (h.log.Bytes() > 0 || h.served) }
+func (h *held) had() bool { return h.log != nil && (h.log.Bytes() > 0 || h.served || h.resumed) }
 
 // since is where a further read begins: a second before the last stamp held, because stdout and stderr
 // are stamped apart, so that a later line may have an earlier stamp.
 func (h *held) since() time.Time {
-	if h.log == nil || h.log.Last().IsZero() {
+	if h.log == nil {
 		return time.Time{}
 	}
-	return h.log.Last().Add(-time.Second)
+	last := h.log.Last()
+	if last.IsZero() {
+		last = h.out.heldUntil()
+	}
+	if last.IsZero() {
+		return last
+	}
+	return last.Add(-time.Second)
 }
 
 // joined notes a read that did not meet what was held.

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"time"
 
+	"github.com/kubelogexporter/kubelogexporter/exporter/redact"
 	"github.com/kubelogexporter/kubelogexporter/exporter/schedule"
 	"github.com/kubelogexporter/kubelogexporter/exporter/selection"
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
@@ -23,6 +25,8 @@ type Export struct {
 	Capture Capture
 	// Compression of the log objects.
 	Compression bundle.Compression
+	// Redact takes secrets out of the logs; nil takes none.
+	Redact *redact.Redactor
 	// Schedule is nil for an export that is always on. With a WatchFor it takes the runs that end in one of
 	// its windows. Otherwise each of its starts sweeps the running containers; their ends are captured
 	// whenever they come.
@@ -34,6 +38,15 @@ func (x *Export) windowed() bool { return x.Schedule != nil && x.Schedule.Spec()
 
 // live says whether runs are followed from their first sight on.
 func (x *Export) live() bool { return x.Capture == CaptureLive && !x.windowed() }
+
+// redacted is a text that is no log, such as a termination message, which may be a piece of one.
+func (x *Export) redacted(text string) string {
+	if x.Redact == nil {
+		return text
+	}
+	text, _ = x.Redact.Text(text)
+	return text
+}
 
 // exports are those in effect. They are replaced as a whole.
 type exports struct {
@@ -133,8 +146,44 @@ func (c *capture) settleExport(m moment) (taken bool) {
 	if d == selection.No {
 		return false
 	}
+	if x.Redact != nil || x.Compression != c.export.Compression {
+		if err := c.rewrite(x); err != nil {
+			c.e.log.Warn("cannot spool, will try again", c.attrs("err", err)...)
+			c.reset()
+		}
+	}
 	c.export, c.undecided = x, false
 	return true
+}
+
+// rewrite puts what was read before it was known which export takes the run through that export's rules.
+func (c *capture) rewrite(x *Export) error {
+	if c.out == nil || c.out.draft == nil {
+		return nil
+	}
+	c.out.flush()
+	old := c.out
+	text, done, err := (&leftover{draft: old.draft}).text(c.e.spool)
+	if err != nil {
+		return err
+	}
+	defer done()
+	about, err := bundle.Encode(c.record(c.run.now(), true))
+	if err != nil {
+		return err
+	}
+	out, err := newOutput(c.e.spool, c.e.encoders, x.Compression, about)
+	if err != nil {
+		return err
+	}
+	out.redact(x.Redact)
+	if _, err := io.Copy(out, text); err != nil {
+		out.abort()
+		return err
+	}
+	c.held.end(c.e)
+	c.out = out
+	return nil
 }
 
 func subjectOf(r *run, m moment) *selection.Subject {

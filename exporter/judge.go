@@ -28,7 +28,7 @@ func (c *capture) judge(m moment) bundle.Verdict {
 		v.Head, v.Middle, v.Tail = part, part, part
 	default:
 		v.Head, v.Middle, v.Tail = c.judgeHead(m), c.judgeMiddle(), c.judgeTail(m)
-		if c.log.Bytes() == 0 && v.Head.State != bundle.Proven {
+		if c.log.Bytes() == 0 && !c.resumed && v.Head.State != bundle.Proven {
 			v.Middle, v.Tail = v.Head, v.Head // what the kubelet rotated away right before the end, or may have, was all of it
 		}
 	}
@@ -58,7 +58,8 @@ func (c *capture) lostCause(m moment) bundle.Cause {
 
 // judgeHead looks for evidence that the log was read from its first line on.
 func (c *capture) judgeHead(m moment) bundle.Part {
-	return c.judgeHeadOf(m, beginning{first: c.log.First(), burst: c.log.FirstSecond(), empty: c.log.Bytes() == 0})
+	first, burst := c.out.beginning()
+	return c.judgeHeadOf(m, beginning{first: first, burst: burst, empty: c.log.Bytes() == 0 && !c.resumed})
 }
 
 // beginning is what is known of a log's first second.
@@ -102,6 +103,11 @@ func (c *capture) judgeHeadOf(m moment, b beginning) bundle.Part {
 // without reading the old one to its end.
 func (c *capture) judgeMiddle() bundle.Part {
 	switch {
+	case c.out.broken():
+		return bundle.Part{
+			State: bundle.Lost, Cause: bundle.CauseJoinFailed, After: utc(c.out.heldUntil()),
+			Evidence: []string{"what an earlier process has redacted and stored ends with a line that is no longer served"},
+		}
 	case c.node != nil && c.node.Malformed > 0 && c.middle.State != bundle.Lost:
 		return bundle.Part{State: bundle.Unproven, Cause: bundle.CauseKubeletError, Evidence: c.node.Evidence}
 	case c.node != nil && !c.node.Middle && c.middle.State != bundle.Lost:

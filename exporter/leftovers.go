@@ -297,6 +297,9 @@ func (c *capture) takeLeftover(ctx context.Context, left *leftover) error {
 	if err := c.open(); err != nil {
 		return err
 	}
+	if c.out.sieve != nil {
+		return c.takeRedacted(text)
+	}
 	if c.earlier != nil {
 		tail, closeTail, err := c.e.storedTail(ctx, c.earlier)
 		defer closeTail()
@@ -326,6 +329,23 @@ func (c *capture) takeLeftover(ctx context.Context, left *leftover) error {
 	c.notes.Unlock()
 	c.out.flush()
 	return nil
+}
+
+// takeRedacted goes on with text that was redacted before it was kept.
+func (c *capture) takeRedacted(text io.Reader) error {
+	o := c.out
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	first, last, n, err := copyHeld(o.w, text)
+	if err != nil || last.IsZero() {
+		return err
+	}
+	if c.earlier == nil {
+		o.first = first
+	}
+	o.sieve.goOn(last, n)
+	c.resumed = true
+	return o.w.Flush()
 }
 
 // adopt gives a record to what an earlier process had read of runs that nobody knows any more, once every

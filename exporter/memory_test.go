@@ -432,7 +432,7 @@ func managed(n int) string {
 
 // The pods of these tests are as large as real ones.
 func TestRealisticPod(t *testing.T) {
-	data := podJSON(realisticPod(1, "node"))
+	data := podJSON(realisticPod(1, "node"), strings.TrimSpace)
 	if whole := len(data) + 2100; whole < 5000 || whole > 10000 { // podJSON leaves out managedFields
 		t.Errorf("the pod has %d bytes of JSON", whole)
 	}

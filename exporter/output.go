@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/kubelogexporter/kubelogexporter/exporter/podlog"
+	"github.com/kubelogexporter/kubelogexporter/exporter/redact"
 	"github.com/kubelogexporter/kubelogexporter/sink"
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
@@ -31,7 +32,8 @@ type output struct {
 	w     *bundle.LogWriter
 	keys  []string // of the objects that are in the spool
 	cutAt time.Time
-	cut   int64 // bytes of text at the last cut
+	cut   int64  // bytes of text at the last cut
+	sieve *sieve // nil if nothing is redacted
 	// What the log that is written here knows of its beginning, as of the last write.
 	log         *podlog.Log
 	first       time.Time
@@ -94,10 +96,37 @@ func (o *output) Write(p []byte) (int, error) {
 	if o.full {
 		return len(p), nil // what is held stays whole up to here
 	}
-	if o.log != nil {
+	if o.log != nil && (o.sieve == nil || o.sieve.last.IsZero()) {
 		o.first, o.firstSecond = o.log.First(), o.log.FirstSecond()
 	}
+	if o.sieve != nil {
+		return o.sieve.Write(p)
+	}
 	return o.w.Write(p)
+}
+
+// redact makes the text that is written from here on go through a redactor; nil is none.
+func (o *output) redact(r *redact.Redactor) {
+	if r != nil {
+		o.sieve = newSieve(r, o.w)
+	}
+}
+
+// broken says whether the text goes on with a hole behind what an earlier process has redacted.
+func (o *output) broken() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.sieve != nil && o.sieve.hole
+}
+
+// heldUntil returns the stamp behind which a redacted log goes on; zero for any other.
+func (o *output) heldUntil() time.Time {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.sieve == nil {
+		return time.Time{}
+	}
+	return o.sieve.last
 }
 
 // beginning returns the first stamp of the log, and how much was written in the second from then on. It
@@ -119,6 +148,9 @@ func (o *output) resume(rec *bundle.Record) error {
 		o.files, o.keys = append(o.files, nil), append(o.keys, obj.Key)
 	}
 	o.cut = rec.RawBytes
+	if o.sieve != nil {
+		o.sieve.goOn(lastOf(rec))
+	}
 	return nil
 }
 
@@ -150,6 +182,9 @@ func (o *output) due(every time.Duration, size int64) bool {
 func (o *output) segment(rec *bundle.Record) (bool, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if o.sieve != nil {
+		rec.Capture.Redaction = o.sieve.redaction()
+	}
 	sum, err := o.w.Cut()
 	if err != nil {
 		return false, fmt.Errorf("cut log: %w", err)
@@ -168,6 +203,12 @@ func (o *output) segment(rec *bundle.Record) (bool, error) {
 func (o *output) seal(rec *bundle.Record) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if o.sieve != nil {
+		if err := o.sieve.w.Close(); err != nil {
+			return fmt.Errorf("seal log: %w", err)
+		}
+		rec.Capture.Redaction = o.sieve.redaction()
+	}
 	sum, err := o.w.Close()
 	if err != nil {
 		return fmt.Errorf("seal log: %w", err)

@@ -135,6 +135,25 @@ func (c *capture) resume(ctx context.Context, key string) error {
 	if err := c.out.resume(rec); err != nil {
 		return err
 	}
+	c.earlier, c.resumed, c.asked = rec, true, c.run.now().slot
+	if rec.Verdict.Middle.State != bundle.Proven && rec.Verdict.Middle.Cause != bundle.CauseStillRunning {
+		c.middle = rec.Verdict.Middle
+	}
+	if c.out.sieve == nil {
+		if err := c.remember(ctx, rec); err != nil {
+			return err
+		}
+	}
+	c.notes.Lock()
+	defer c.notes.Unlock()
+	if len(c.reads) == 0 {
+		c.reads, c.texts = rec.Capture.Reads[:min(len(rec.Capture.Reads), maxReads/2)], rec.Capture.KubeletErrors
+	}
+	return nil
+}
+
+// remember shows the log the end of what is stored, so that a further read can be joined with it.
+func (c *capture) remember(ctx context.Context, rec *bundle.Record) error {
 	tail, done, err := c.e.storedTail(ctx, rec)
 	defer done()
 	if err != nil {
@@ -144,19 +163,8 @@ func (c *capture) resume(ctx context.Context, key string) error {
 	if rec.FirstStamp != nil {
 		first = *rec.FirstStamp
 	}
-	if err := c.log.Resume(tail, rec.Lines, rec.RawBytes, first); err != nil {
-		return err
-	}
-	c.earlier, c.resumed, c.followed, c.asked = rec, true, true, c.run.now().slot
-	if rec.Verdict.Middle.State != bundle.Proven && rec.Verdict.Middle.Cause != bundle.CauseStillRunning {
-		c.middle = rec.Verdict.Middle
-	}
-	c.notes.Lock()
-	defer c.notes.Unlock()
-	if len(c.reads) == 0 {
-		c.reads, c.texts = rec.Capture.Reads[:min(len(rec.Capture.Reads), maxReads/2)], rec.Capture.KubeletErrors
-	}
-	return nil
+	c.followed = true
+	return c.log.Resume(tail, rec.Lines, rec.RawBytes, first)
 }
 
 // loadStored reads a record from the spool, or from the bucket if it was shipped.

@@ -169,7 +169,7 @@ func (c *capture) record(m moment, running bool) *bundle.Record {
 		rec.Capture.StdoutLines, rec.Capture.StderrLines = &c.node.Stdout, &c.node.Stderr
 	}
 	if c.object != nil {
-		rec.PodObject = podJSON(c.object)
+		rec.PodObject = podJSON(c.object, c.export.redacted)
 	}
 	return rec
 }
@@ -182,7 +182,7 @@ func (c *capture) state(m moment, running bool) bundle.State {
 	}
 	if t := m.term; t != nil {
 		s.FinishedAt = utc(t.FinishedAt.Time)
-		s.ExitCode, s.Signal, s.Reason, s.Message = &t.ExitCode, t.Signal, t.Reason, t.Message
+		s.ExitCode, s.Signal, s.Reason, s.Message = &t.ExitCode, t.Signal, t.Reason, c.export.redacted(t.Message)
 	}
 	if s.FinishedAt == nil {
 		// The kubelet never reported the end: the last line held is the best witness of it.
@@ -204,8 +204,9 @@ func utc(t time.Time) *time.Time {
 }
 
 // podJSON encodes a pod for a record: without managedFields, and with the values of literal
-// environment variables masked, because people put passwords there.
-func podJSON(pod *corev1.Pod) json.RawMessage {
+// environment variables masked, because people put passwords there. Termination messages may be pieces of
+// the log, and are redacted like it.
+func podJSON(pod *corev1.Pod, redacted func(string) string) json.RawMessage {
 	pod = pod.DeepCopy()
 	pod.APIVersion, pod.Kind = "v1", "Pod"
 	pod.ManagedFields = nil
@@ -225,6 +226,15 @@ func podJSON(pod *corev1.Pod) json.RawMessage {
 	}
 	for i := range pod.Spec.EphemeralContainers {
 		mask(pod.Spec.EphemeralContainers[i].Env)
+	}
+	for _, list := range [][]corev1.ContainerStatus{pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses, pod.Status.EphemeralContainerStatuses} {
+		for i := range list {
+			for _, t := range []*corev1.ContainerStateTerminated{list[i].State.Terminated, list[i].LastTerminationState.Terminated} {
+				if t != nil {
+					t.Message = redacted(t.Message)
+				}
+			}
+		}
 	}
 	data, err := json.Marshal(pod)
 	if err != nil {

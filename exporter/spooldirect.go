@@ -87,6 +87,9 @@ func (e *Exporter) output(c *capture) (*output, error) {
 		c.noRoom = sink.Reason(err) == "DiskFull"
 		return nil, err
 	}
+	if !c.undecided {
+		out.redact(c.export.Redact)
+	}
 	out.room = func() error { return e.awaitRoom(c) }
 	e.outputs.add(out)
 	return out, nil
@@ -158,6 +161,7 @@ func (e *Exporter) directOutput(c *capture) (*output, error) {
 		return errSpoolFull
 	}
 	o.w = bundle.NewLogWriter(bundle.LogOptions{Compression: c.export.Compression, Encoders: e.encoders, Next: o.next, FrameSize: directFrame})
+	o.redact(c.export.Redact) // without knowing whether it is wanted: it cannot be done later
 	return o, nil
 }
 

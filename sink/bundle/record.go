@@ -215,8 +215,16 @@ type Capture struct {
 	// files were read: the API mixes the streams.
 	StdoutLines *int64 `json:"stdoutLines,omitempty"`
 	StderrLines *int64 `json:"stderrLines,omitempty"`
+	// Redaction says that secrets were taken out of the log; nil if nothing was looked for.
+	Redaction *Redaction `json:"redaction,omitempty"`
 	// KubeletErrors are the error texts that the kubelet sent inside log bodies. They are not part of the log.
 	KubeletErrors []string `json:"kubeletErrors,omitempty"`
+}
+
+// Redaction says what was looked for in the log, and how often it was found and replaced.
+type Redaction struct {
+	Rules   []string         `json:"rules"`             // by name
+	Matches map[string]int64 `json:"matches,omitempty"` // by rule; those that found nothing are left out
 }
 
 // Read is one request for the log.

@@ -1,0 +1,96 @@
+package exporter
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kubelogexporter/kubelogexporter/exporter/redact"
+	"github.com/kubelogexporter/kubelogexporter/exporter/selection"
+	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
+)
+
+func redacting(t *testing.T, x Export) func(*Options) {
+	t.Helper()
+	r, err := redact.New([]redact.Rule{{Name: "pin", Pattern: `pin=(?P<secret>[0-9]+)`}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.Name, x.Redact = "redacted", r
+	return func(o *Options) { o.Exports = []Export{x} }
+}
+
+// What is redacted says so, in the log, the record and the termination message.
+func TestRedaction(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.synced(redacting(t, Export{}))
+	pod, c := w.pod("secretive")
+	w.kube.SetPod(pod)
+	c.Print(time.Now(), "pin=1234 and pin=99\nno more\n")
+	c.Exit()
+	exit(pod, 1)
+	pod.Status.ContainerStatuses[0].State.Terminated.Message = "died of pin=1234"
+	w.kube.SetPod(pod)
+	rec := w.final(0)
+	if got := w.words(rec); got != "pin=[REDACTED:pin] and pin=[REDACTED:pin] no more" || !rec.Verdict.Complete {
+		t.Errorf("log %q, verdict %+v", got, rec.Verdict)
+	}
+	if r := rec.Capture.Redaction; r == nil || r.Matches["pin"] != 2 || len(r.Rules) != 1 {
+		t.Errorf("redaction %+v", rec.Capture.Redaction)
+	}
+	if rec.State.Message != "died of pin=[REDACTED:pin]" || strings.Contains(strings.Join(rec.LastLines, ""), "1234") {
+		t.Errorf("message %q, last lines %q", rec.State.Message, rec.LastLines)
+	}
+	if strings.Contains(string(rec.PodObject), "1234") {
+		t.Errorf("pod object %s", rec.PodObject)
+	}
+}
+
+// A redacted log goes on where it was, by its stamps: each line once, and a hole shows.
+func TestRedactionGoesOn(t *testing.T) {
+	for name, rotated := range map[string]bool{"whole": false, "rotated": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			change := redacting(t, Export{Capture: CaptureLive})
+			pod, c := w.pod("secretive")
+			w.kube.SetPod(pod)
+			w.start(change)
+			w.until("a stream", func() bool { return len(w.kube.Requests("follow=true")) > 0 })
+			c.Print(time.Now(), "one pin=1\ntwo pin=2\n")
+			w.until("the stream's lines", func() bool { return c.Following() > 0 })
+			<-time.After(100 * time.Millisecond)
+			w.stop()
+			if rotated {
+				c.Rotate(time.Now(), "lost\n")
+			} else {
+				c.Print(time.Now(), "three pin=3\n")
+			}
+			before := len(w.kube.Requests("follow=true"))
+			w.start(change)
+			w.until("a further stream", func() bool { return len(w.kube.Requests("follow=true")) > before })
+			endAfter("four pin=4\n")(w, pod, c)
+			rec := w.final(0)
+			want, middle := "one two three four", bundle.Proven
+			if rotated {
+				want, middle = "one two four", bundle.Lost
+			}
+			if got := strings.ReplaceAll(w.words(rec), " pin=[REDACTED:pin]", ""); got != want || rec.Verdict.Middle.State != middle || rec.Verdict.Head.State != bundle.Proven {
+				t.Errorf("log %q, verdict %+v, reads %+v", w.words(rec), rec.Verdict, rec.Capture.Reads)
+			}
+		})
+	}
+}
+
+// What is read before it is known which export takes a run is redacted by that one's rules.
+func TestRedactionDecidedAtTheEnd(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.synced(redacting(t, Export{Select: selects(t, selection.Spec{Expression: "container.exitCode == 3"}), Compression: bundle.Gzip}))
+	w.runOf("late", "pin=77\n", 3)
+	rec := w.final(0)
+	if !strings.HasSuffix(rec.Objects[0].Key, ".gz") || rec.Capture.Redaction == nil || strings.Contains(strings.Join(rec.LastLines, ""), "77") || !rec.Verdict.Complete {
+		t.Errorf("record %+v", rec)
+	}
+}
