@@ -45,7 +45,9 @@ type Options struct {
 	Pods []string
 	// Exports say which of these are captured and how. Empty means one that takes all of them, with
 	// Compression and Capture.
-	Exports     []Export
+	Exports []Export
+	// Only leaves the runs of all exports but this one alone; empty means none.
+	Only        string
 	Compression bundle.Compression
 	Capture     Capture
 	// NodeLogs says what the kubelets' own files are used for; empty means NodeLogsOff. Kubelets says how
@@ -63,6 +65,9 @@ type Options struct {
 	// ReadRate bounds the bytes of log per second that are read from the API server, 0 is no limit. Pods
 	// that are being deleted are never held up.
 	ReadRate int64
+	// Archived is told of each record of an ended run that this exporter has stored, with its JSON. It must
+	// return at once. Nil tells nobody.
+	Archived func(key string, record []byte)
 	// Uploads bounds the objects on their way to the bucket; 0 means the default.
 	Uploads int
 	// SpoolMaxBytes bounds the spool, 0 is no limit; SpoolMinFree is what is left free on its file system, 0

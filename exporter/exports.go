@@ -90,6 +90,11 @@ func (e *Exporter) SetExports(list []Export) error {
 // ErrNoExport says that there is no export of a name.
 var ErrNoExport = errors.New("there is no such export")
 
+// HasExport says whether there is an export of a name.
+func (e *Exporter) HasExport(name string) bool {
+	return slices.ContainsFunc(e.exports.Load().list, func(x *Export) bool { return x.Name == name })
+}
+
 // Sweep stores what the running containers that an export takes have written since they were last looked at,
 // and returns when it is in the spool. At the first one the whole log is stored.
 func (e *Exporter) Sweep(ctx context.Context, name string) error {
@@ -120,9 +125,13 @@ func (e *Exporter) decide(x *exports, r *run, m moment, at time.Time) (*Export, 
 			e.log.Warn("cannot decide whether an export takes a run, so it does", "export", x.list[i].Name,
 				"namespace", m.pod.namespace, "pod", m.pod.name, "container", r.id.container, "err", err)
 		}
-		if d != selection.No {
-			return x.list[i], d
+		if d == selection.No {
+			continue
 		}
+		if only := e.opts.Only; only != "" && only != x.list[i].Name {
+			return nil, selection.No
+		}
+		return x.list[i], d
 	}
 	return nil, selection.No
 }
@@ -130,7 +139,9 @@ func (e *Exporter) decide(x *exports, r *run, m moment, at time.Time) (*Export, 
 // takes decides about a run whose log would be read now.
 func (e *Exporter) takes(r *run, m moment) (*Export, selection.Decision) {
 	at := time.Now()
-	if m.term != nil && !m.term.FinishedAt.IsZero() {
+	if e.once { // whoever asks for an export now does not mean its windows
+		at = time.Time{}
+	} else if m.term != nil && !m.term.FinishedAt.IsZero() {
 		at = m.term.FinishedAt.Time
 	}
 	return e.decide(e.exports.Load(), r, m, at)

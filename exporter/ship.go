@@ -425,6 +425,9 @@ func (s *shipper) putRecord(ctx context.Context, key string, rec *bundle.Record,
 		return nil
 	}
 	s.e.metrics.archived.Inc()
+	if tell := s.e.opts.Archived; tell != nil && !rec.State.Running {
+		tell(key, data)
+	}
 	if t := rec.State.FinishedAt; t != nil && !rec.State.FinishedAtEstimated {
 		s.e.metrics.lag.Observe(time.Since(*t).Seconds())
 	}

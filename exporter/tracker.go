@@ -132,8 +132,8 @@ func (t *tracker) observe(pod *podInfo, deleted bool) {
 			r.alive = false // as far as this process knows
 		}
 	}
-	if ps.pod != nil && older(pod, ps.pod) {
-		pod = ps.pod // the watch lags behind what was read directly
+	if ps.pod != nil && (older(pod, ps.pod) || deleted && pod.version == "") {
+		pod = ps.pod // the watch lags behind what was read directly, or nothing more is told than the deletion
 	}
 	ps.pod, ps.gone = pod, ps.gone || deleted
 	for _, r := range ps.runs {

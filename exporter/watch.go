@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -149,8 +150,8 @@ func (e *Exporter) watchNamespace(ctx context.Context, namespace string) {
 		if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
 			obj = gone.Obj
 		}
-		if pod, ok := obj.(*podInfo); ok && (deleted || e.selects(pod) || e.tracker.knows(pod.uid)) {
-			e.tracker.observe(pod, deleted)
+		if pod, ok := obj.(*podInfo); ok {
+			e.see(pod, deleted)
 		}
 	}
 	handled, err := pods.AddEventHandler(cache.ResourceEventHandlerFuncs{
@@ -176,6 +177,23 @@ func (e *Exporter) watchNamespace(ctx context.Context, namespace string) {
 	case <-ended:
 	case <-time.After(time.Second): // the reflector may sleep up to its back-off before it looks at ctx
 	}
+}
+
+// see takes what is known of a pod, from whomever.
+func (e *Exporter) see(pod *podInfo, deleted bool) {
+	if deleted || e.selects(pod) || e.tracker.knows(pod.uid) {
+		e.tracker.observe(pod, deleted)
+	}
+}
+
+// ObservePod takes a pod as somebody else has seen it, such as a source of events, beside the exporter's own
+// watch; what is older than what is known changes nothing. Of a pod that was deleted the name, the
+// namespace and the UID are enough.
+func (e *Exporter) ObservePod(pod *corev1.Pod, deleted bool) { e.see(infoOf(pod), deleted) }
+
+// Pod asks the API server for a pod.
+func (e *Exporter) Pod(ctx context.Context, namespace, name string) (*corev1.Pod, error) {
+	return e.kube.CoreV1().Pods(namespace).Get(ctx, name, metav1.GetOptions{})
 }
 
 // selects says whether the pod is wanted. The selection is made here and not by the API server: an

@@ -82,7 +82,7 @@ func newRegistry(v versionInfo) *prometheus.Registry {
 }
 
 // serve answers for metrics and probes until stop is called.
-func serve(addr string, reg *prometheus.Registry, ready func() error) (at net.Addr, stop func(), err error) {
+func serve(addr string, reg *prometheus.Registry, ready func() error, more func(*http.ServeMux)) (at net.Addr, stop func(), err error) {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		return nil, nil, fmt.Errorf("--listen: %w", err)
@@ -97,6 +97,9 @@ func serve(addr string, reg *prometheus.Registry, ready func() error) (at net.Ad
 		}
 		fmt.Fprintln(w, "ok")
 	})
+	if more != nil {
+		more(mux)
+	}
 	s := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	done := make(chan struct{})
 	go func() {

@@ -23,6 +23,7 @@ type exportCommand struct {
 	quiet     bool
 	output    string
 	noHeaders bool
+	export    string // of the configuration
 }
 
 func newExportCommand(a *app) *cobra.Command {
@@ -32,13 +33,17 @@ func newExportCommand(a *app) *cobra.Command {
 		Short: "Archive the logs of the selected pods once, now",
 		Long: `Archive the logs of the selected pods once and end. What running containers have
 written so far is archived too, as a snapshot. Runs that are in the archive
-already are left alone.
+already are left alone, and of running containers only what is new is added.
+
+With --config the exports of a file say what is archived, or one of them, with
+--export: so a Kubernetes CronJob can be the scheduler.
 
 The runs that were archived are printed on stdout, all else on stderr.`,
 		Example: a.examples(`
   {} export -n shop -l app=cart
   {} export -n shop cart-7c5d pay-0 --sink s3://logs/incident-42
-  {} export -A -o json`),
+  {} export -A -o json
+  {} export --config config.yaml --export nightly`),
 		RunE: a.begin(x.run),
 	}
 	x.register(a, cmd, ".spool-export", false, "warn")
@@ -47,6 +52,7 @@ The runs that were archived are printed on stdout, all else on stderr.`,
 	f.BoolVarP(&x.quiet, "quiet", "q", false, "no progress and no summary")
 	f.StringVarP(&x.output, "output", "o", "", "output format: "+strings.Join(runFormats(), ", "))
 	f.BoolVar(&x.noHeaders, "no-headers", false, "no column headers")
+	f.StringVar(&x.export, "export", "", "`name` of the one export of --config to run (default: all)")
 	complete(cmd, "progress", words("auto", "bar", "plain", "none"))
 	complete(cmd, "output", words(runFormats()...))
 	return cmd
@@ -67,6 +73,12 @@ func (x *exportCommand) run(cmd *cobra.Command, pods []string) error {
 	if err != nil {
 		return err
 	}
+	if err := x.load(cmd); err != nil {
+		return err
+	}
+	if x.export != "" && x.settings == nil {
+		return usagef("--export names an export of a configuration: give it with --config")
+	}
 	log, err := x.log.logger(show)
 	if err != nil {
 		return err
@@ -80,6 +92,15 @@ func (x *exportCommand) run(cmd *cobra.Command, pods []string) error {
 		o.Namespaces = []string{target.namespace}
 	}
 	o.Pods = pods
+	if x.settings != nil {
+		if len(pods) > 0 {
+			return usagef("pods cannot be named with --config: its exports select them")
+		}
+		o.Namespaces = x.kube.namespaces // none: those that the exports name, or all
+		if err := errors.Join(x.settings.options(&o), x.settings.only(&o, x.export)); err != nil {
+			return err
+		}
+	}
 	e, err := exporter.New(o)
 	if err != nil {
 		return spoolError(err)

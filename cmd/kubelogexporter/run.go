@@ -25,6 +25,8 @@ type captureFlags struct {
 	log         logFlags
 	spool       string
 	compression string
+	config      string    // a file
+	settings    *settings // what it says; nil without one
 }
 
 func (c *captureFlags) register(a *app, cmd *cobra.Command, spool string, all bool, level string) {
@@ -32,8 +34,25 @@ func (c *captureFlags) register(a *app, cmd *cobra.Command, spool string, all bo
 	c.sink.register(cmd)
 	c.log.register(cmd, level)
 	cmd.Flags().StringVar(&c.spool, "spool", "", "`directory` that holds captures until they are archived (default: "+spool+" in a directory sink, else one in the user's cache directory)")
+	cmd.Flags().StringVar(&c.config, "config", "", "configuration `file`; see \"config init\". Flags go before it")
+	_ = cmd.MarkFlagFilename("config", "yaml", "yml")
 	cmd.Flags().StringVar(&c.compression, "compression", "zstd", "compression of the logs: zstd or gzip")
 	complete(cmd, "compression", words("zstd", "gzip"))
+}
+
+// load reads the configuration file, if one is named, and puts what it says in the place of flags.
+func (c *captureFlags) load(cmd *cobra.Command) error {
+	if c.config == "" {
+		return nil
+	}
+	if cmd.Flags().Changed("selector") {
+		return usagef("--selector: with --config the file's exports select the pods")
+	}
+	var err error
+	if c.settings, err = loadSettings(cmd, c.config); err == nil {
+		c.settings.apply(c)
+	}
+	return err
 }
 
 // open resolves the flags to what an exporter needs. It talks to the storage, and not to the cluster.
@@ -97,6 +116,13 @@ and goes on trying; it needs no restart.`,
 
 func (r *runCommand) run(cmd *cobra.Command, _ []string) error {
 	ctx := cmd.Context()
+	if err := r.load(cmd); err != nil {
+		return err
+	}
+	if r.settings != nil {
+		r.settings.applyPolicy(&r.policy)
+		r.grace, r.listen = time.Duration(r.settings.config.Limits.Grace), r.settings.config.HTTP.Listen
+	}
 	log, err := r.log.logger(r.a.stderr)
 	if err != nil {
 		return err
@@ -110,8 +136,18 @@ func (r *runCommand) run(cmd *cobra.Command, _ []string) error {
 	if err := r.policy.apply(&o); err != nil {
 		return err
 	}
+	if r.settings != nil {
+		if err := r.settings.options(&o); err != nil {
+			return err
+		}
+		warnOf(r.settings.config, log)
+	}
 	reg := newRegistry(buildVersion())
 	o.Metrics = reg
+	events, err := r.notifier(&o, log, reg)
+	if err != nil {
+		return err
+	}
 	e, err := exporter.New(o)
 	if err != nil {
 		return spoolError(err)
@@ -123,21 +159,18 @@ func (r *runCommand) run(cmd *cobra.Command, _ []string) error {
 	}
 	log.Info("starting", "version", o.Version, "cluster", o.Cluster, "server", o.Kube.Host, "identity", target.identity,
 		"namespaces", namespaces, "selector", cmp.Or(r.kube.selector, "all"), "sink", r.sink.sink, "spool", o.Spool)
-	if r.listen != "" {
-		at, stop, err := serve(r.listen, reg, func() error { return cmp.Or(context.Cause(ctx), e.Ready()) })
-		if err != nil {
-			return err
-		}
-		defer stop()
-		log.Info("listening", "address", at.String())
+	beside, err := r.beside(ctx, e, o, log, reg)
+	if err != nil {
+		return err
 	}
-	checked := make(chan struct{})
-	go func() {
-		defer close(checked)
-		checkBucket(ctx, o.Bucket, log)
-	}()
+	defer beside.stop()
+	beside.loops.Go(func() { checkBucket(ctx, o.Bucket, log) })
+	if events != nil {
+		stopEvents := events.start()
+		defer stopEvents() // after the last record
+	}
 	err = e.Run(ctx)
-	<-checked
+	beside.loops.Wait()
 	if err == nil {
 		log.Info("stopped")
 	}

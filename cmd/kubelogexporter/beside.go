@@ -1,0 +1,121 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/kubelogexporter/kubelogexporter/exporter"
+	"github.com/kubelogexporter/kubelogexporter/exporter/notify"
+)
+
+// beside is what runs beside an exporter: schedules, reloads and the HTTP server.
+type beside struct {
+	loops sync.WaitGroup
+	stops []func()
+}
+
+func (b *beside) stop() {
+	for _, stop := range b.stops {
+		stop()
+	}
+}
+
+// beside starts it; what it starts ends with ctx, the server with stop.
+func (r *runCommand) beside(ctx context.Context, e *exporter.Exporter, o exporter.Options, log *slog.Logger, reg *prometheus.Registry) (*beside, error) {
+	b := &beside{}
+	t := &triggers{e: e, log: log, ctx: ctx}
+	if r.settings != nil {
+		c, err := newControl(e, r.settings, o.Spool, log, reg)
+		if err != nil {
+			return nil, err
+		}
+		b.loops.Go(func() { c.run(ctx) })
+		t.reload = c.reload
+		if h := r.settings.config.HTTP.Triggers; h != nil {
+			t.tokenFile = h.TokenFile
+		}
+	}
+	if r.listen == "" {
+		return b, nil
+	}
+	var more func(*http.ServeMux)
+	if t.tokenFile != "" {
+		more = t.register
+		b.stops = append(b.stops, t.running.Wait)
+	}
+	at, stop, err := serve(r.listen, reg, func() error { return cmp.Or(context.Cause(ctx), e.Ready()) }, more)
+	if err != nil {
+		return nil, err
+	}
+	b.stops = append([]func(){stop}, b.stops...)
+	log.Info("listening", "address", at.String())
+	return b, nil
+}
+
+// events sends CloudEvents.
+type events struct{ n *notify.Notifier }
+
+// start sends until stop is called, which gives what waits a last try.
+func (v *events) start() (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = v.n.Run(ctx) // ends with ctx
+	}()
+	return func() { cancel(); <-done }
+}
+
+// notifier lets the exporter tell of archived runs, if the file or the environment names a receiver. nil is
+// nobody.
+func (r *runCommand) notifier(o *exporter.Options, log *slog.Logger, reg prometheus.Registerer) (*events, error) {
+	n := notify.Options{Source: "/kubelogexporter/" + o.Cluster, Log: log}
+	if r.settings != nil {
+		if c := r.settings.config.Notifications.CloudEvents; c != nil {
+			n.Sink, n.Extensions = c.Sink, c.Overrides.Extensions
+		}
+	}
+	n, err := n.FromEnv(os.Getenv)
+	if err != nil {
+		return nil, err
+	}
+	if n.Sink == "" {
+		return nil, nil //nolint:nilnil // nobody is to be told
+	}
+	notifier, err := notify.New(n)
+	if err != nil {
+		return nil, err
+	}
+	o.Archived = func(key string, record []byte) {
+		if err := notifier.Notify(notify.Run{Key: key, Record: record, Time: time.Now()}); err != nil {
+			log.Warn("cannot tell of an archived run", "key", key, "err", err)
+		}
+	}
+	reg.MustRegister(eventMetrics{notifier})
+	return &events{notifier}, nil
+}
+
+// eventMetrics show what became of the events.
+type eventMetrics struct{ n *notify.Notifier }
+
+func eventDesc() *prometheus.Desc {
+	return prometheus.NewDesc("kubelogexporter_cloudevents_total", "CloudEvents of archived runs, by what became of them.", []string{"result"}, nil)
+}
+
+// Describe implements prometheus.Collector.
+func (eventMetrics) Describe(ch chan<- *prometheus.Desc) { ch <- eventDesc() }
+
+// Collect implements prometheus.Collector.
+func (m eventMetrics) Collect(ch chan<- prometheus.Metric) {
+	c := m.n.Counts()
+	for result, n := range map[string]int64{"delivered": c.Delivered, "rejected": c.Rejected, "expired": c.Expired, "dropped": c.Dropped} {
+		ch <- prometheus.MustNewConstMetric(eventDesc(), prometheus.CounterValue, float64(n), result)
+	}
+}

@@ -1,0 +1,178 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/kubelogexporter/kubelogexporter/exporter"
+	"github.com/kubelogexporter/kubelogexporter/exporter/config"
+	"github.com/kubelogexporter/kubelogexporter/exporter/redact"
+	"github.com/kubelogexporter/kubelogexporter/exporter/schedule"
+	"github.com/kubelogexporter/kubelogexporter/sink"
+	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
+)
+
+// settings are a configuration file in use by a command.
+type settings struct {
+	file   string
+	flags  map[string]string // of the command line and the environment: they go before the file
+	config *config.Config
+}
+
+// loadSettings reads a file. What was set by flags goes before it.
+func loadSettings(cmd *cobra.Command, file string) (*settings, error) {
+	s := &settings{file: file, flags: make(map[string]string)}
+	known := config.Flags()
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		if _, ok := known[f.Name]; ok {
+			s.flags[f.Name] = f.Value.String()
+		}
+	})
+	c, err := s.load()
+	if err != nil {
+		return nil, &codeError{error: err, code: exitUsage, hints: []string{"nothing was started; config check " + file + " tells the same again"}}
+	}
+	s.config = c
+	return s, nil
+}
+
+func (s *settings) load() (*config.Config, error) {
+	return config.Load(s.file, checkedConfig(s.flags))
+}
+
+// checkedConfig are the options by which a file is checked as a whole.
+func checkedConfig(flags map[string]string) config.Options {
+	o := config.Options{
+		Lookup: os.LookupEnv, Flags: flags,
+		CheckSchedule:  func(c *config.Schedule) error { _, err := schedule.Parse(scheduleSpec(c, 0)); return err },
+		CheckRedaction: func(c *config.Redaction) error { _, err := redactor(c); return err },
+	}
+	for _, r := range redact.Builtin() {
+		o.Redactions = append(o.Redactions, r.Name)
+	}
+	return o
+}
+
+func scheduleSpec(c *config.Schedule, watchFor config.Duration) schedule.Spec {
+	return schedule.Spec{
+		Cron: c.Cron, TimeZone: c.TimeZone, ConcurrencyPolicy: schedule.ConcurrencyPolicy(c.ConcurrencyPolicy),
+		StartingDeadline: time.Duration(c.StartingDeadline), CatchUp: schedule.CatchUp(c.CatchUp),
+		Jitter: time.Duration(c.Jitter), Suspend: c.Suspend, WatchFor: time.Duration(watchFor),
+	}
+}
+
+func redactor(c *config.Redaction) (*redact.Redactor, error) {
+	var rules []redact.Rule
+	for _, r := range redact.Builtin() {
+		if c.Builtin.All || slices.Contains(c.Builtin.Names, r.Name) {
+			rules = append(rules, r)
+		}
+	}
+	for _, r := range c.Rules {
+		rules = append(rules, redact.Rule{Name: r.Name, Pattern: r.Pattern, Replacement: r.Replace})
+	}
+	return redact.New(rules)
+}
+
+// exportsOf makes the exports that a configuration describes.
+func exportsOf(c *config.Config) ([]exporter.Export, error) {
+	var list []exporter.Export
+	for i := range c.Exports {
+		x := &c.Exports[i]
+		e := exporter.Export{Name: x.Name, Select: x.Compiled, Capture: exporter.Capture(x.Capture)}
+		var err error
+		if e.Compression, err = bundle.ParseCompression(x.Compression); err != nil {
+			return nil, fmt.Errorf("export %s: %w", x.Name, err)
+		}
+		if x.Redact != nil {
+			if e.Redact, err = redactor(x.Redact); err != nil {
+				return nil, fmt.Errorf("export %s: %w", x.Name, err)
+			}
+		}
+		if x.Schedule != nil {
+			if e.Schedule, err = schedule.Parse(scheduleSpec(x.Schedule, x.WatchFor)); err != nil {
+				return nil, fmt.Errorf("export %s: %w", x.Name, err)
+			}
+		}
+		list = append(list, e)
+	}
+	return list, nil
+}
+
+// apply puts what the file says where the command's flags would have put it.
+func (s *settings) apply(c *captureFlags) {
+	f := s.config
+	c.kube.kubeconfig, c.kube.context, c.kube.cluster = f.Kubernetes.Kubeconfig, f.Kubernetes.Context, f.Cluster
+	c.spool = f.Spool.Path
+	if b := f.Sink.S3; b != nil {
+		c.sink.sink = "s3://" + strings.TrimSuffix(b.Bucket+"/"+b.Prefix, "/")
+		c.sink.s3 = sink.S3Options{
+			Endpoint: b.Endpoint, Region: b.Region, PathStyle: b.PathStyle, CAFile: b.CAFile, Credentials: b.Credentials,
+			AccessKeyIDFile: b.AccessKeyIDFile, SecretAccessKeyFile: b.SecretAccessKeyFile, SessionTokenFile: b.SessionTokenFile,
+			Objects: sink.ObjectOptions{StorageClass: b.StorageClass, Tags: b.Tags, Checksum: b.Checksum},
+		}
+		if b.SSE != nil {
+			c.sink.s3.Objects.Encryption, c.sink.s3.Objects.KMSKeyID = b.SSE.Type, b.SSE.KMSKeyID
+		}
+		if b.ObjectLock != nil {
+			c.sink.s3.Objects.LockMode, c.sink.s3.Objects.LockFor = b.ObjectLock.Mode, time.Duration(b.ObjectLock.Retain)
+		}
+	} else {
+		c.sink.sink = "dir:" + f.Sink.Dir
+	}
+	c.log.format, c.log.level = f.Log.Format, f.Log.Level
+}
+
+// applyPolicy does so for the flags of the policy.
+func (s *settings) applyPolicy(p *policyFlags) {
+	f := s.config
+	p.nodeLogs, p.nodeFollows = f.Kubelets.NodeLogs, f.Limits.FollowsPerNode
+	p.rotateAt, p.bytesPerSec = strconv.FormatInt(int64(f.Kubelets.ContainerLogMaxSize), 10), strconv.FormatInt(int64(f.Limits.ReadRate), 10)
+	p.kubelets.CAFile, p.kubelets.InsecureSkipVerify = f.Kubelets.CAFile, f.Kubelets.InsecureSkipVerify
+	p.kubelets.Port, p.kubelets.MaxFiles = f.Kubelets.Port, f.Kubelets.ContainerLogMaxFiles
+}
+
+// options are what only a file can say.
+func (s *settings) options(o *exporter.Options) error {
+	f := s.config
+	var err error
+	if o.Exports, err = exportsOf(f); err != nil {
+		return err
+	}
+	if len(o.Namespaces) == 0 {
+		o.Namespaces, _ = f.Selections().Namespaces()
+	}
+	o.Follows, o.Reads, o.LiveFollows, o.Uploads = f.Limits.Follows, f.Limits.Reads, f.Limits.LiveFollows, f.Limits.Uploads
+	o.SpoolMaxBytes, o.SpoolMinFree = int64(f.Spool.MaxSize), int64(f.Spool.MinFree)
+	return nil
+}
+
+// only leaves one of the exports, by its name; an empty name leaves all.
+func (s *settings) only(o *exporter.Options, name string) error {
+	if name == "" {
+		return nil
+	}
+	i := slices.IndexFunc(o.Exports, func(x exporter.Export) bool { return x.Name == name })
+	if i < 0 {
+		var names []string
+		for _, x := range o.Exports {
+			names = append(names, x.Name)
+		}
+		return usagef("--export: %s has no export %q; there are %s", s.file, name, cmp.Or(strings.Join(names, ", "), "none"))
+	}
+	// Those before it stay in front: what they take is theirs.
+	for j := range i {
+		o.Exports[j].Schedule = nil
+	}
+	o.Exports = o.Exports[:i+1]
+	o.Only = name
+	return nil
+}

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"mime"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kubelogexporter/kubelogexporter/exporter"
+)
+
+// maxEvent bounds the body of a request; etcd takes no object that is larger than 1.5 MiB.
+const maxEvent = 4 << 20
+
+// triggers start exports and take events over HTTP. Every request must bring the token.
+type triggers struct {
+	e         *exporter.Exporter
+	tokenFile string // read for each request, so that it may be exchanged
+	reload    func() error
+	log       *slog.Logger
+	ctx       context.Context //nolint:containedctx // of the program: exports that were started outlive their request
+	running   sync.WaitGroup
+}
+
+func (t *triggers) register(mux *http.ServeMux) {
+	mux.HandleFunc("POST /v1/exports/{name}", t.guard(t.export))
+	mux.HandleFunc("POST /v1/events", t.guard(t.event))
+	if t.reload != nil {
+		mux.HandleFunc("POST /-/reload", t.guard(func(w http.ResponseWriter, _ *http.Request) {
+			if err := t.reload(); err != nil {
+				http.Error(w, err.Error(), http.StatusUnprocessableEntity)
+				return
+			}
+			fmt.Fprintln(w, "ok")
+		}))
+	}
+}
+
+// guard lets requests through that bring the token, as "Authorization: Bearer <token>".
+func (t *triggers) guard(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		want, err := os.ReadFile(t.tokenFile)
+		want = bytes.TrimSpace(want)
+		if err != nil || len(want) == 0 {
+			t.log.Warn("a request was refused because the token cannot be read", "file", t.tokenFile, "err", err)
+			http.Error(w, "the server's token cannot be read", http.StatusServiceUnavailable)
+			return
+		}
+		got, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		if !ok || subtle.ConstantTimeCompare([]byte(got), want) != 1 {
+			w.Header().Set("WWW-Authenticate", "Bearer")
+			http.Error(w, "a token is needed: Authorization: Bearer <token>", http.StatusUnauthorized)
+			return
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, maxEvent)
+		next(w, r)
+	}
+}
+
+// export starts an export, and waits for it if the query says wait.
+func (t *triggers) export(w http.ResponseWriter, r *http.Request) {
+	name := r.PathValue("name")
+	if !t.e.HasExport(name) {
+		http.Error(w, fmt.Sprintf("there is no export %q", name), http.StatusNotFound)
+		return
+	}
+	if r.URL.Query().Has("wait") {
+		if err := t.e.Sweep(r.Context(), name); err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		answer(w, http.StatusOK, map[string]any{"export": name, "done": true})
+		return
+	}
+	t.running.Go(func() {
+		if err := t.e.Sweep(t.ctx, name); err != nil && t.ctx.Err() == nil {
+			t.log.Warn("an export that a request has started failed", "export", name, "err", err)
+		}
+	})
+	answer(w, http.StatusAccepted, map[string]any{"export": name, "done": false})
+}
+
+func answer(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v)
+}
+
+// event takes what has become of a pod, as Knative's ApiServerSource sends it: a CloudEvent whose data is
+// the pod, or a reference to one.
+func (t *triggers) event(w http.ResponseWriter, r *http.Request) {
+	kind, data, err := readEvent(r)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	pod := &corev1.Pod{}
+	deleted := strings.HasSuffix(kind, ".delete")
+	switch {
+	case strings.HasPrefix(kind, "dev.knative.apiserver.resource."):
+		err = json.Unmarshal(data, pod)
+	case strings.HasPrefix(kind, "dev.knative.apiserver.ref."):
+		var ref corev1.ObjectReference
+		if err = json.Unmarshal(data, &ref); err == nil && ref.Kind == "Pod" {
+			pod.Kind, pod.Namespace, pod.Name, pod.UID = ref.Kind, ref.Namespace, ref.Name, ref.UID
+			if !deleted {
+				pod, err = t.e.Pod(r.Context(), ref.Namespace, ref.Name)
+			}
+		}
+	default:
+		http.Error(w, fmt.Sprintf("events of type %q are not taken, only dev.knative.apiserver.resource.* and .ref.*", kind), http.StatusUnprocessableEntity)
+		return
+	}
+	switch {
+	case err != nil:
+		http.Error(w, "read event: "+err.Error(), http.StatusBadRequest)
+	case pod.Kind != "" && pod.Kind != "Pod", pod.Name == "" || pod.Namespace == "" || pod.UID == "":
+		http.Error(w, "read event: its data is no pod", http.StatusUnprocessableEntity)
+	default:
+		t.e.ObservePod(pod, deleted)
+		w.WriteHeader(http.StatusAccepted)
+	}
+}
+
+// readEvent takes a CloudEvent apart, in structured or binary mode (HTTP protocol binding 1.0, section 3).
+func readEvent(r *http.Request) (kind string, data []byte, err error) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return "", nil, fmt.Errorf("read event: %w", err)
+	}
+	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil {
+		return "", nil, fmt.Errorf("read event: content type: %w", err)
+	}
+	version := r.Header.Get("ce-specversion")
+	kind, data = r.Header.Get("ce-type"), body
+	if media == "application/cloudevents+json" {
+		var e struct {
+			SpecVersion string          `json:"specversion"`
+			Type        string          `json:"type"`
+			Data        json.RawMessage `json:"data"`
+		}
+		if err := json.Unmarshal(body, &e); err != nil {
+			return "", nil, fmt.Errorf("read event: %w", err)
+		}
+		version, kind, data = e.SpecVersion, e.Type, e.Data
+	}
+	if version != "1.0" || kind == "" {
+		return "", nil, errors.New("read event: it is no CloudEvent 1.0 in structured or binary mode")
+	}
+	return kind, data, nil
+}
