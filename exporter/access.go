@@ -12,6 +12,7 @@ import (
 	authzv1 "k8s.io/api/authorization/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 )
 
 // Permission is one right that the exporter needs.
@@ -115,6 +116,25 @@ func (a *access) check(ctx context.Context, namespace string) error {
 	}
 	missing.Identity = a.identity(ctx)
 	return missing
+}
+
+// CheckAccess asks the API server whether the identity has the rights that the exporter needs, in the
+// namespaces or, without any, in all. The error is an *AccessError if rights are missing.
+func CheckAccess(ctx context.Context, config *rest.Config, namespaces []string) error {
+	kube, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return fmt.Errorf("make Kubernetes client: %w", err)
+	}
+	if len(namespaces) == 0 {
+		namespaces = []string{metav1.NamespaceAll}
+	}
+	a := newAccess(kube, slog.New(slog.DiscardHandler))
+	for _, ns := range namespaces {
+		if err := a.check(ctx, ns); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (a *access) may(ctx context.Context, p Permission) (bool, error) {

@@ -112,14 +112,16 @@ func (e *Exporter) Sweep(ctx context.Context, name string) error {
 // decide returns which export takes a run. Of an export with windows only the runs count that end in one:
 // at is when this one ends, as far as is known; zero leaves windows out of account.
 func (e *Exporter) decide(x *exports, r *run, m moment, at time.Time) (*Export, selection.Decision) {
-	sub := subjectOf(r, m)
+	v := r.view
+	v.term = m.term
+	sub := subjectOf(m.pod, v)
 	for i, s := range x.selections {
 		if !at.IsZero() && x.list[i].windowed() {
 			if _, open := x.list[i].Schedule.Window(at); !open {
 				continue
 			}
 		}
-		d, err := s.Match(sub)
+		d, err := s.Match(&sub)
 		if err != nil {
 			e.metrics.selectionErrors.Inc()
 			e.log.Warn("cannot decide whether an export takes a run, so it does", "export", x.list[i].Name,
@@ -195,33 +197,4 @@ func (c *capture) rewrite(x *Export) error {
 	c.held.end(c.e)
 	c.out = out
 	return nil
-}
-
-func subjectOf(r *run, m moment) *selection.Subject {
-	s := &selection.Subject{
-		Namespace: m.pod.namespace, Pod: m.pod.name, UID: string(m.pod.uid), Node: m.pod.node, ServiceAccount: m.pod.account,
-		Labels: m.pod.labels, Phase: string(m.pod.phase),
-		Container: r.id.container, ContainerKind: kindOf(r.kind), Image: r.image, Restart: r.restart, StartedAt: r.startedAt,
-	}
-	for _, o := range m.pod.owners {
-		s.OwnerKind, s.OwnerName = o.Kind, o.Name
-		break // the controller comes first
-	}
-	if t := m.term; t != nil {
-		s.Ended, s.ExitCode, s.Signal, s.Reason, s.FinishedAt = true, t.ExitCode, t.Signal, t.Reason, t.FinishedAt.Time
-	}
-	return s
-}
-
-// kindOf is the word that selections have for a type of container.
-func kindOf(t bundle.ContainerType) string {
-	switch t {
-	case bundle.TypeInit:
-		return "init"
-	case bundle.TypeSidecar:
-		return "sidecar"
-	case bundle.TypeEphemeral:
-		return "ephemeral"
-	}
-	return "container"
 }

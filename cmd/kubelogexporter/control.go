@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -211,11 +210,4 @@ func unix(t time.Time) float64 {
 		return 0
 	}
 	return float64(t.Unix())
-}
-
-// warnOf tells what a configuration allows and still looks wrong.
-func warnOf(f *config.Config, log *slog.Logger) {
-	for _, w := range f.Warnings {
-		log.Warn("the configuration file looks wrong", "at", fmt.Sprint(w))
-	}
 }

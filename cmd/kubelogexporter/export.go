@@ -73,7 +73,7 @@ func (x *exportCommand) run(cmd *cobra.Command, pods []string) error {
 	if err != nil {
 		return err
 	}
-	if err := x.load(cmd); err != nil {
+	if err := x.load(x.a, cmd); err != nil {
 		return err
 	}
 	if x.export != "" && x.settings == nil {

@@ -41,7 +41,7 @@ func (c *captureFlags) register(a *app, cmd *cobra.Command, spool string, all bo
 }
 
 // load reads the configuration file, if one is named, and puts what it says in the place of flags.
-func (c *captureFlags) load(cmd *cobra.Command) error {
+func (c *captureFlags) load(a *app, cmd *cobra.Command) error {
 	if c.config == "" {
 		return nil
 	}
@@ -49,7 +49,7 @@ func (c *captureFlags) load(cmd *cobra.Command) error {
 		return usagef("--selector: with --config the file's exports select the pods")
 	}
 	var err error
-	if c.settings, err = loadSettings(cmd, c.config); err == nil {
+	if c.settings, err = a.loadSettings(cmd, c.config); err == nil {
 		c.settings.apply(c)
 	}
 	return err
@@ -116,7 +116,7 @@ and goes on trying; it needs no restart.`,
 
 func (r *runCommand) run(cmd *cobra.Command, _ []string) error {
 	ctx := cmd.Context()
-	if err := r.load(cmd); err != nil {
+	if err := r.load(r.a, cmd); err != nil {
 		return err
 	}
 	if r.settings != nil {
@@ -140,7 +140,6 @@ func (r *runCommand) run(cmd *cobra.Command, _ []string) error {
 		if err := r.settings.options(&o); err != nil {
 			return err
 		}
-		warnOf(r.settings.config, log)
 	}
 	reg := newRegistry(buildVersion())
 	o.Metrics = reg

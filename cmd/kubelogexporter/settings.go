@@ -3,14 +3,12 @@ package main
 import (
 	"cmp"
 	"fmt"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"github.com/kubelogexporter/kubelogexporter/exporter"
 	"github.com/kubelogexporter/kubelogexporter/exporter/config"
@@ -23,40 +21,68 @@ import (
 // settings are a configuration file in use by a command.
 type settings struct {
 	file   string
-	flags  map[string]string // of the command line and the environment: they go before the file
+	how    config.Options // what goes before the file
 	config *config.Config
 }
 
 // loadSettings reads a file. What was set by flags goes before it.
-func loadSettings(cmd *cobra.Command, file string) (*settings, error) {
-	s := &settings{file: file, flags: make(map[string]string)}
-	known := config.Flags()
-	cmd.Flags().Visit(func(f *pflag.Flag) {
-		if _, ok := known[f.Name]; ok {
-			s.flags[f.Name] = f.Value.String()
-		}
-	})
-	c, err := s.load()
+func (a *app) loadSettings(cmd *cobra.Command, file string) (*settings, error) {
+	c, err := a.loadConfig(cmd, file)
 	if err != nil {
-		return nil, &codeError{error: err, code: exitUsage, hints: []string{"nothing was started; config check " + file + " tells the same again"}}
+		return nil, err
 	}
-	s.config = c
-	return s, nil
+	return &settings{file: file, how: a.configOptions(cmd), config: c}, nil
 }
 
-func (s *settings) load() (*config.Config, error) {
-	return config.Load(s.file, checkedConfig(s.flags))
-}
+// load reads the file as it is now.
+func (s *settings) load() (*config.Config, error) { return config.Load(s.file, s.how) }
 
-// checkedConfig are the options by which a file is checked as a whole.
-func checkedConfig(flags map[string]string) config.Options {
-	o := config.Options{
-		Lookup: os.LookupEnv, Flags: flags,
-		CheckSchedule:  func(c *config.Schedule) error { _, err := schedule.Parse(scheduleSpec(c, 0)); return err },
-		CheckRedaction: func(c *config.Redaction) error { _, err := redactor(c); return err },
+// newConfigHooks is what other packages know of a configuration.
+func newConfigHooks() configHooks {
+	h := configHooks{
+		checkSchedule:  func(c *config.Schedule) error { _, err := schedule.Parse(scheduleSpec(c, 0)); return err },
+		checkRedaction: func(c *config.Redaction) error { _, err := redactor(c); return err },
+		next:           nextStarts,
 	}
 	for _, r := range redact.Builtin() {
-		o.Redactions = append(o.Redactions, r.Name)
+		h.redactions = append(h.redactions, r.Name)
+	}
+	return h
+}
+
+// nextStarts are the next three starts of an export.
+func nextStarts(c *config.Schedule, name string) (starts []time.Time, err error) {
+	s, err := schedule.Parse(scheduleSpec(c, 0))
+	if err != nil {
+		return nil, err
+	}
+	at := time.Now()
+	for range 3 {
+		if at = s.Next(at); at.IsZero() {
+			break
+		}
+		starts = append(starts, at.Add(s.JitterOf(name)))
+	}
+	return starts, nil
+}
+
+// configKube is how a configuration says to reach the cluster.
+func configKube(c *config.Config) *kubeFlags {
+	return &kubeFlags{kubeconfig: c.Kubernetes.Kubeconfig, context: c.Kubernetes.Context, cluster: c.Cluster}
+}
+
+// s3Options are a configuration's bucket.
+func s3Options(b *config.S3) sink.S3Options {
+	o := sink.S3Options{
+		Endpoint: b.Endpoint, Region: b.Region, Bucket: b.Bucket, Prefix: b.Prefix, PathStyle: b.PathStyle, CAFile: b.CAFile,
+		Credentials: b.Credentials, AccessKeyIDFile: b.AccessKeyIDFile, SecretAccessKeyFile: b.SecretAccessKeyFile, SessionTokenFile: b.SessionTokenFile,
+		Objects: sink.ObjectOptions{StorageClass: b.StorageClass, Tags: b.Tags, Checksum: b.Checksum},
+	}
+	if b.SSE != nil {
+		o.Objects.Encryption, o.Objects.KMSKeyID = b.SSE.Type, b.SSE.KMSKeyID
+	}
+	if b.ObjectLock != nil {
+		o.Objects.LockMode, o.Objects.LockFor = b.ObjectLock.Mode, time.Duration(b.ObjectLock.Retain)
 	}
 	return o
 }
@@ -114,17 +140,7 @@ func (s *settings) apply(c *captureFlags) {
 	c.spool = f.Spool.Path
 	if b := f.Sink.S3; b != nil {
 		c.sink.sink = "s3://" + strings.TrimSuffix(b.Bucket+"/"+b.Prefix, "/")
-		c.sink.s3 = sink.S3Options{
-			Endpoint: b.Endpoint, Region: b.Region, PathStyle: b.PathStyle, CAFile: b.CAFile, Credentials: b.Credentials,
-			AccessKeyIDFile: b.AccessKeyIDFile, SecretAccessKeyFile: b.SecretAccessKeyFile, SessionTokenFile: b.SessionTokenFile,
-			Objects: sink.ObjectOptions{StorageClass: b.StorageClass, Tags: b.Tags, Checksum: b.Checksum},
-		}
-		if b.SSE != nil {
-			c.sink.s3.Objects.Encryption, c.sink.s3.Objects.KMSKeyID = b.SSE.Type, b.SSE.KMSKeyID
-		}
-		if b.ObjectLock != nil {
-			c.sink.s3.Objects.LockMode, c.sink.s3.Objects.LockFor = b.ObjectLock.Mode, time.Duration(b.ObjectLock.Retain)
-		}
+		c.sink.s3 = s3Options(b)
 	} else {
 		c.sink.sink = "dir:" + f.Sink.Dir
 	}

@@ -178,7 +178,7 @@ type Selection struct {
 	Labels            string   `key:"labels" example:"app=cart,tier!=cache" doc:"A label selector for pods."`
 	Fields            string   `key:"fields" example:"spec.nodeName=node-1" doc:"A field selector for pods: metadata.name, metadata.namespace, spec.nodeName, spec.serviceAccountName, status.phase. The phase is that at the run's end."`
 	OwnerKinds        []string `key:"ownerKinds" example:"[Job, None]" doc:"Kinds of the pod's own controller: ReplicaSet (not Deployment), StatefulSet, DaemonSet, Job (not CronJob), others; None for pods without one."`
-	ContainerKinds    []string `key:"containerKinds" enum:"container,init,sidecar,ephemeral" doc:"Kinds of containers."`
+	ContainerKinds    []string `key:"containerKinds" enum:"container,initContainer,sidecar,ephemeralContainer" doc:"Kinds of containers."`
 	Expression        string   `key:"expression" raw:"yes" example:"container.exitCode != 0" doc:"A CEL expression that must be true. If it cannot be computed for a run, the run is taken, and the error is told."`
 }
 

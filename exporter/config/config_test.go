@@ -208,6 +208,19 @@ func TestUnits(t *testing.T) {
 	}
 }
 
+// Helm and others make a boolean of off.
+func TestOnAndOff(t *testing.T) {
+	for text, want := range map[string]string{"kubelets: {nodeLogs: false}": `did you mean "off"?`, "sink: {s3: {bucket: abc, pathStyle: true}}": `did you mean "on"?`} {
+		if _, err := config.Parse([]byte(head+text), config.Options{}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	printed, err := parse(t, head+"kubelets: {nodeLogs: off}", config.Options{}).Print(false)
+	if err != nil || !strings.Contains(string(printed), `nodeLogs: "off"`) {
+		t.Errorf("%s %v", printed, err)
+	}
+}
+
 // What others check is told at its place, each error for itself.
 func TestHooks(t *testing.T) {
 	const text = head + `exports:

@@ -39,14 +39,15 @@ func (p *printer) section(v reflect.Value, path string) *yaml.Node {
 		if child == nil {
 			continue
 		}
+		key := &yaml.Node{Kind: yaml.ScalarNode, Value: f.key}
 		if o := p.c.origins[at]; p.origins && o.Kind != 0 {
-			child.LineComment = o.String()
-			if child.Kind != yaml.ScalarNode {
-				child.LineComment = "" // the encoder would put it behind the last line
-				child.HeadComment = ""
+			if child.Kind == yaml.ScalarNode {
+				child.LineComment = o.String()
+			} else if child.Style != yaml.FlowStyle {
+				key.LineComment = o.String()
 			}
 		}
-		n.Content = append(n.Content, &yaml.Node{Kind: yaml.ScalarNode, Value: f.key}, child)
+		n.Content = append(n.Content, key, child)
 	}
 	return n
 }
@@ -111,6 +112,10 @@ func (p *printer) text(f field, s string) *yaml.Node {
 func text(s string) *yaml.Node {
 	n := &yaml.Node{}
 	n.SetString(s)
+	switch strings.ToLower(s) {
+	case "on", "off", "yes", "no", "y", "n": // booleans to readers of YAML 1.1, such as Helm
+		n.Style = yaml.DoubleQuotedStyle
+	}
 	return n
 }
 

@@ -124,6 +124,9 @@ func (d *decoder) setString(f field, v reflect.Value, text, tag string, at sourc
 		}
 		return m
 	}
+	if spelt := map[string]string{"true": "on", "false": "off"}[text]; tag == "!!bool" && slices.Contains(f.enum, spelt) {
+		return &mistake{text: text + " is none of these, perhaps because " + spelt + " without quotes is a boolean in YAML 1.1", hint: strconv.Quote(spelt)}
+	}
 	switch {
 	case at.node == nil: // of a flag or the environment, or a default
 	case f.env:

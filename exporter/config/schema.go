@@ -13,7 +13,7 @@ import (
 const SchemaFile = "kubelogexporter.schema.json"
 
 // Schema returns the JSON Schema (draft 2020-12) of the file. It is looser than Parse where JSON Schema
-// has no words: everything that Parse accepts is valid.
+// has no words; what Parse accepts is valid, unless it has a key without a value.
 func Schema() ([]byte, error) {
 	s := sectionSchema(reflect.TypeFor[Config]())
 	s["$schema"] = "https://json-schema.org/draft/2020-12/schema"

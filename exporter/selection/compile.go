@@ -171,6 +171,15 @@ func (c *compiler) ownerKinds(kinds []string) {
 
 // Nearest returns which of the words was likely meant, "" for none.
 func Nearest(word string, words []string) string {
+	var longer []string
+	for _, w := range words {
+		if len(word) >= 3 && len(w) > len(word) && strings.EqualFold(w[:len(word)], word) {
+			longer = append(longer, w)
+		}
+	}
+	if len(longer) == 1 {
+		return longer[0]
+	}
 	best, most := "", max(1, min(3, len(word)/2))
 	for _, w := range words {
 		if d := distance(strings.ToLower(word), strings.ToLower(w), most); d <= most && (best == "" || d < most) {

@@ -40,7 +40,7 @@ func Variables() []Variable {
 		{Name: "pod.owner.name", Type: "string", Doc: "the name of its controller"},
 		{Name: "pod.phase", Type: "string", Doc: "its phase", AtEnd: true},
 		{Name: "container.name", Type: "string", Doc: "the container's name"},
-		{Name: "container.kind", Type: "string", Doc: "container, init, sidecar or ephemeral"},
+		{Name: "container.kind", Type: "string", Doc: "container, initContainer, sidecar or ephemeralContainer"},
 		{Name: "container.image", Type: "string", Doc: "the image, as the pod's status names it"},
 		{Name: "container.restart", Type: "int", Doc: "the number of the run, 0 for the first"},
 		{Name: "container.startedAt", Type: "timestamp", Doc: "when the run started"},

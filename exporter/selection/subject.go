@@ -26,7 +26,7 @@ type Subject struct {
 }
 
 // Kinds are the kinds of container there are, as records call them.
-func Kinds() []string { return []string{"container", "init", "sidecar", "ephemeral"} }
+func Kinds() []string { return []string{"container", "initContainer", "sidecar", "ephemeralContainer"} }
 
 // Labels are a pod's labels: key, value, key, value and so on. The zero value has none. A list takes a
 // third of a map's memory.

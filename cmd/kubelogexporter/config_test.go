@@ -1,0 +1,109 @@
+package main
+
+import (
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/spf13/pflag"
+
+	"github.com/kubelogexporter/kubelogexporter/exporter"
+	"github.com/kubelogexporter/kubelogexporter/exporter/config"
+	"github.com/kubelogexporter/kubelogexporter/exporter/nodelog"
+	"github.com/kubelogexporter/kubelogexporter/sink"
+	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
+)
+
+// Every flag of run has its place in the file, and the same default there.
+func TestFlagsHaveKeys(t *testing.T) {
+	a := newApp("kubelogexporter", nil, io.Discard, io.Discard, nil)
+	run := newRunCommand(a)
+	apart := map[string]bool{"namespace": true, "all-namespaces": true, "selector": true, "help": true, "config": true}
+	flags := config.Flags()
+	for name := range flags {
+		if run.Flags().Lookup(name) == nil {
+			t.Errorf("%s names the flag --%s, which is not there", flags[name], name)
+		}
+	}
+	defaults, err := config.Default(a.configOptions(newConfigPrintCommand(a)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	given := make(map[string]string)
+	run.Flags().VisitAll(func(f *pflag.Flag) {
+		switch {
+		case apart[f.Name]:
+		case flags[f.Name] == "":
+			t.Errorf("--%s has no place in the file", f.Name)
+		default:
+			given[f.Name] = f.DefValue
+		}
+	})
+	same, err := config.Default(config.Options{Flags: given})
+	if err != nil {
+		t.Fatal(err)
+	}
+	same.Sink.Dir = defaults.Sink.Dir
+	if diff := cmp.Diff(defaults, same, cmpopts.IgnoreUnexported(config.Config{}), cmpopts.IgnoreFields(config.Export{}, "Compiled")); diff != "" {
+		t.Errorf("the flags have other defaults: %s", diff)
+	}
+}
+
+// What a file says reaches the exporter.
+func TestSettings(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "config.yaml")
+	if err := os.WriteFile(file, []byte(`apiVersion: kubelogexporter.dev/v1alpha1
+kind: Config
+sink: {s3: {bucket: bbb, prefix: p, endpoint: e:1, region: r, pathStyle: on, caFile: ca, credentials: files, accessKeyIDFile: i, secretAccessKeyFile: s, sessionTokenFile: t,
+  sse: {type: kms, kmsKeyID: k}, storageClass: STANDARD_IA, objectLock: {mode: governance, retain: 2d}, tags: {a: b}, checksum: sha256}}
+spool: {path: /spool, maxSize: 1Gi, minFree: 2Gi}
+limits: {follows: 1, reads: 2, liveFollows: 3, followsPerNode: 4, readRate: 64Ki, uploads: 5, grace: 6s}
+kubelets: {nodeLogs: recover, caFile: k, port: 7, containerLogMaxSize: 8Mi, containerLogMaxFiles: 9}
+exports:
+- {name: a, capture: live, compression: gzip, selection: {namespaces: [y, x]}, redact: {builtin: none, rules: [{name: r, pattern: x+}]}}
+- {name: b, selection: {namespaces: [z]}, schedule: {cron: "0 1 * * *", timeZone: Europe/Berlin}, watchFor: 2h}
+`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a := newApp("kubelogexporter", nil, io.Discard, os.Stderr, nil)
+	s, err := a.loadSettings(newRunCommand(a), file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var flags captureFlags
+	var policy policyFlags
+	var got exporter.Options
+	s.apply(&flags)
+	policy.capture = "final"
+	s.applyPolicy(&policy)
+	if err := errors.Join(policy.apply(&got), s.options(&got)); err != nil {
+		t.Fatal(err)
+	}
+	exports := got.Exports
+	got.Exports = nil
+	want := exporter.Options{
+		Namespaces: []string{"x", "y", "z"}, Capture: exporter.CaptureFinal, SpoolMaxBytes: 1 << 30, SpoolMinFree: 2 << 30,
+		NodeLogs: exporter.NodeLogsRecover, Kubelets: nodelog.Options{CAFile: "k", Port: 7, MaxFiles: 9},
+		Follows: 1, Reads: 2, LiveFollows: 3, NodeFollows: 4, RotateAt: 8 << 20, ReadRate: 64 << 10, Uploads: 5,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	bucket := sink.S3Options{
+		Endpoint: "e:1", Region: "r", Bucket: "bbb", Prefix: "p", PathStyle: "on", CAFile: "ca", Credentials: "files",
+		AccessKeyIDFile: "i", SecretAccessKeyFile: "s", SessionTokenFile: "t",
+		Objects: sink.ObjectOptions{Encryption: "kms", KMSKeyID: "k", StorageClass: "STANDARD_IA", LockMode: "governance", LockFor: 48 * time.Hour, Tags: map[string]string{"a": "b"}, Checksum: "sha256"},
+	}
+	if diff := cmp.Diff(bucket, flags.sink.s3); diff != "" || flags.sink.sink != "s3://bbb/p" || flags.spool != "/spool" {
+		t.Errorf("sink %s, spool %s, %s", flags.sink.sink, flags.spool, diff)
+	}
+	if len(exports) != 2 || exports[0].Redact == nil || exports[0].Compression != bundle.Gzip || exports[0].Capture != exporter.CaptureLive ||
+		exports[1].Schedule == nil || exports[1].Schedule.Spec().WatchFor != 2*time.Hour || exports[1].Schedule.Spec().TimeZone != "Europe/Berlin" {
+		t.Errorf("exports %+v", exports)
+	}
+}
