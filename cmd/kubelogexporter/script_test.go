@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,11 +12,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	cloudevents "github.com/cloudevents/sdk-go/v2"
 	"github.com/rogpeppe/go-internal/testscript"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
@@ -73,6 +77,10 @@ func commands(t *testing.T) map[string]func(*testscript.TestScript, bool, []stri
 		"spooled":  spooled,
 		"freeport": freePort,
 		"fetch":    fetch,
+		"post":     post,
+		"event":    event,
+		"until":    until,
+		"hangup":   hangup,
 		"badstore": func(ts *testscript.TestScript, _ bool, args []string) { badStore(t, ts, args) },
 		"plain":    plain,
 		"flip":     flip,
@@ -149,6 +157,73 @@ func fetch(ts *testscript.TestScript, _ bool, args []string) {
 			ts.Fatalf("%v", err)
 		}
 	}
+}
+
+// post URL [TOKEN] makes a request, and prints status and answer.
+func post(ts *testscript.TestScript, neg bool, args []string) {
+	token := ""
+	if len(args) > 1 {
+		token = args[1]
+	}
+	send(ts, neg, args[0], token, "", "{}")
+}
+
+// event URL TOKEN NAMESPACE POD sends what Knative's ApiServerSource tells of a pod that has changed.
+func event(ts *testscript.TestScript, neg bool, args []string) {
+	pod := clusterOf(ts).pods[args[2]+"/"+args[3]].Pod
+	data, err := json.Marshal(pod)
+	ts.Check(err)
+	e := cloudevents.NewEvent()
+	e.SetID("1")
+	e.SetSource("/apis/v1/namespaces/" + args[2] + "/pods/" + args[3])
+	e.SetType("dev.knative.apiserver.resource.update")
+	ts.Check(e.SetData(cloudevents.ApplicationJSON, json.RawMessage(data)))
+	body, err := json.Marshal(e)
+	ts.Check(err)
+	send(ts, neg, args[0], args[1], cloudevents.ApplicationCloudEventsJSON, string(body))
+}
+
+func send(ts *testscript.TestScript, neg bool, url, token, kind, body string) {
+	r, err := http.NewRequest(http.MethodPost, url, strings.NewReader(body)) //nolint:noctx // a test's own server
+	ts.Check(err)
+	r.Header.Set("Content-Type", kind)
+	if token != "" {
+		r.Header.Set("Authorization", "Bearer "+token)
+	}
+	answer, err := http.DefaultClient.Do(r)
+	ts.Check(err)
+	defer answer.Body.Close() //nolint:errcheck // read only
+	text, err := io.ReadAll(answer.Body)
+	ts.Check(err)
+	fmt.Fprintf(ts.Stdout(), "%s: %s\n", answer.Status, text)
+	if (answer.StatusCode >= 400) != neg {
+		ts.Fatalf("%s: %s", answer.Status, text)
+	}
+}
+
+// until URL PATTERN waits for a page to match.
+func until(ts *testscript.TestScript, _ bool, args []string) {
+	pattern := regexp.MustCompile(args[1])
+	for end := time.Now().Add(20 * time.Second); ; <-time.After(20 * time.Millisecond) {
+		body, err := get(args[0])
+		if err == nil && pattern.Match(body) {
+			return
+		}
+		if time.Now().After(end) {
+			ts.Fatalf("%s does not match %s: %v", args[0], args[1], err)
+		}
+	}
+}
+
+// hangup NAME sends SIGHUP to a command in the background.
+func hangup(ts *testscript.TestScript, _ bool, args []string) {
+	for _, c := range ts.BackgroundCmds() {
+		if strings.Contains(c.String(), "run --config") {
+			ts.Check(c.Process.Signal(syscall.SIGHUP))
+			return
+		}
+	}
+	ts.Fatalf("%s does not run", args[0])
 }
 
 func get(url string) ([]byte, error) {
