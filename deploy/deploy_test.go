@@ -34,7 +34,7 @@ func objects(t *testing.T) []runtime.Object {
 	files = append(files, below...)
 	var all []runtime.Object
 	for _, file := range files {
-		if filepath.Base(file) == "kustomization.yaml" || filepath.Dir(file) == "examples" { // the examples are configurations
+		if dir := filepath.Dir(file); filepath.Base(file) == "kustomization.yaml" || dir == "examples" || dir == "config-file" { // these are configurations
 			continue
 		}
 		data, err := os.ReadFile(file)

@@ -281,6 +281,7 @@ func TestAliases(t *testing.T) {
 func examples(t testing.TB) map[string]string {
 	t.Helper()
 	files, err := filepath.Glob("../../deploy/examples/*.yaml")
+	files = append(files, "../../deploy/config-file/config.yaml")
 	if err != nil || len(files) < 6 {
 		t.Fatal(files, err)
 	}
