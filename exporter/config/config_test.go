@@ -272,6 +272,19 @@ func TestAliases(t *testing.T) {
 	if _, err := config.Parse([]byte(head+bomb+"exports: *a8\n"), config.Options{}); err == nil {
 		t.Error("a bomb of aliases is accepted")
 	}
+	began := time.Now()
+	wide := "rules: &r [" + strings.Repeat("*x,", 999) + "*x]\n"
+	text := head + "x: &x {name: a, pattern: a+}\n" + wide + "e: &e {name: a, selection: {expression: 'container.exitCode != 0'}, redact: {rules: *r}}\nexports: [" + strings.Repeat("*e,", 900) + "*e]\n"
+	if _, err := config.Parse([]byte(text), config.Options{}); err == nil || !strings.Contains(err.Error(), "values, perhaps through aliases") {
+		t.Errorf("a million rules are accepted: %.300v", err)
+	}
+	text = head + "exports: [&e {name: a}" + strings.Repeat(",*e", 2000) + "]\n"
+	if _, err := config.Parse([]byte(text), config.Options{}); err == nil || !strings.Contains(err.Error(), "1000 at most") {
+		t.Errorf("2,001 exports are accepted: %.300v", err)
+	}
+	if took := time.Since(began); took > 20*time.Second {
+		t.Errorf("it took %s to refuse them", took)
+	}
 	if _, err := config.Parse([]byte(head+"sink: &s {s3: *s}\n"), config.Options{}); err == nil {
 		t.Error("an alias of itself is accepted")
 	}

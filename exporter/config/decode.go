@@ -22,6 +22,8 @@ const (
 	maxFile = 1 << 20
 	// maxNodes keeps aliases of aliases from filling the memory.
 	maxNodes = 100_000
+	// maxExports keeps the comparison of each with each other short.
+	maxExports = 1000
 	// maxErrors is where a reader has long stopped reading.
 	maxErrors = 1000
 )

@@ -132,6 +132,10 @@ func (d *decoder) s3(s *S3) {
 }
 
 func (d *decoder) exports(c *Config) {
+	if len(c.Exports) > maxExports {
+		d.fail(d.at("exports"), "exports", mistake{text: fmt.Sprintf("there are %d exports", len(c.Exports)), allowed: fmt.Sprintf("%d at most", maxExports)})
+		return
+	}
 	names := make(map[string]int)
 	for i := range c.Exports {
 		e, path := &c.Exports[i], fmt.Sprintf("exports[%d]", i)

@@ -61,6 +61,7 @@ func TestMatch(t *testing.T) {
 		"other fields":         {spec{Fields: "spec.nodeName!=node-1"}, no, no},
 		"phase":                {spec{Fields: "status.phase=Running"}, maybe, yes},
 		"other phase":          {spec{Fields: "status.phase=Failed"}, maybe, no},
+		"phase, and true":      {spec{Fields: "status.phase=Running", Expression: "pod.name != ''"}, maybe, yes},
 		"field before phase":   {spec{Fields: "status.phase=Failed,spec.nodeName=node-9"}, no, no},
 		"known from the start": {spec{Expression: "pod.namespace.startsWith('prod') && pod.labels['app'] == 'cart'"}, yes, yes},
 		"exit code":            {spec{Expression: "container.exitCode != 0"}, maybe, yes},
