@@ -146,7 +146,7 @@ func (s *shipper) done(p *parcel, began time.Time, err error) {
 			m.mismatches.Inc()
 		}
 		if class == sink.ClassSlow || class == sink.ClassRetry && sink.Answered(err) {
-			s.line.slower(began, now)
+			s.line.slower(began, now, sink.RetryAfter(err))
 		}
 		if s.gate.fail(now, class, err) {
 			s.e.log.Warn("cannot upload, will go on trying; the spool keeps everything", "err", err, "fix", sink.Hint(err), "pending", len(s.known))

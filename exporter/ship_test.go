@@ -495,6 +495,68 @@ func TestShipSlowDown(t *testing.T) {
 	})
 }
 
+// TestShipRetryAfter: one request is answered with 503 and Retry-After, and all the others wait too.
+func TestShipRetryAfter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newShipping(t, nil)
+		var mu sync.Mutex
+		n := 0
+		s.store.set(func(string) error {
+			mu.Lock()
+			n++
+			tenth := n == 10
+			mu.Unlock()
+			if tenth {
+				return refusal(503, "SlowDown", 30*time.Second)
+			}
+			time.Sleep(500 * time.Millisecond)
+			return nil
+		})
+		s.run()
+		s.fill(300)
+		time.Sleep(3 * time.Second) // what was under way has ended
+		start := time.Now()
+		time.Sleep(26 * time.Second)
+		synctest.Wait()
+		if n := s.store.since(start); n != 0 {
+			t.Errorf("%d requests while the store asked to be left alone", n)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		s.check(300)
+		if s.said("level=WARN") > 0 {
+			t.Errorf("said:\n%s", s.log.String())
+		}
+		s.stop()
+	})
+}
+
+// TestShipShippedBefore: the process ended after everything was stored and a part was taken out of the spool.
+func TestShipShippedBefore(t *testing.T) {
+	s := newShipping(t, nil)
+	keys := s.fill(2)
+	data, err := os.ReadFile(filepath.Join(s.spool, keys[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.run()
+	s.drained(10 * time.Second)
+	s.stop()
+	if err := os.MkdirAll(filepath.Dir(filepath.Join(s.spool, keys[0])), 0o755); err != nil { //nolint:gosec // a test
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(s.spool, keys[0]), data, 0o644); err != nil { //nolint:gosec // a test
+		t.Fatal(err)
+	}
+	s.open(nil)
+	s.run()
+	s.drained(10 * time.Second)
+	s.check(2)
+	if s.metric("already_archived_total") != 1 || s.metric("archived_total") != 0 {
+		t.Error("it was not found in the bucket")
+	}
+}
+
 // TestShipDamaged: bytes that have rotted in the spool are never archived as if they were sound. The record
 // tells of the loss, and the bytes are kept for people.
 func TestShipDamaged(t *testing.T) {

@@ -19,11 +19,13 @@ const (
 	awayBackoff, maxAwayBackoff = time.Second, 30 * time.Second
 	holdBackoff, maxHoldBackoff = 5 * time.Second, time.Minute
 	// slowPause is how long nothing is sent after the store has asked for less without saying for how long.
-	slowPause = 200 * time.Millisecond
+	slowPause, maxSlowPause = 200 * time.Millisecond, 10 * time.Second
 	// unanswered and answered are how many failures in a row shut the gate. A connection may break, and
 	// a store that answers at all says what it wants.
 	unanswered = 4
 	answered   = 12
+	// failingLong is how long there may be nothing but failures, however few, before the gate shuts.
+	failingLong = time.Minute
 	// lonelyTries is after how many tries a capture that is held while all others go through counts as
 	// refused itself, whatever the store's word for it.
 	lonelyTries = 3
@@ -153,16 +155,22 @@ func (l *line) wait(now time.Time) time.Duration {
 	return d
 }
 
-// slower halves the concurrency, once for all the uploads that were under way together.
-func (l *line) slower(began, now time.Time) {
+// slower halves the concurrency, once for all the uploads that were under way together, and sends nothing
+// for a moment, or for as long as the store asks.
+func (l *line) slower(began, now time.Time, after time.Duration) {
 	l.starting = false
+	if asked := now.Add(after); asked.After(l.pause) {
+		l.pause = asked
+	}
 	if began.Before(l.slowedAt) {
 		return
 	}
 	l.slowedAt = now
 	l.slowed++
 	l.limit = max(1, l.limit/2)
-	l.pause = now.Add(fullJitter(slowPause, 10*time.Second, l.slowed))
+	if pause := now.Add(fullJitter(slowPause, maxSlowPause, l.slowed)); pause.After(l.pause) {
+		l.pause = pause
+	}
 }
 
 func (l *line) faster() {
@@ -215,7 +223,7 @@ func (g *gate) fail(now time.Time, class sink.Class, err error) (shut bool) {
 		most = answered
 	}
 	if !g.shut {
-		if class != sink.ClassHold && g.inARow < most {
+		if class != sink.ClassHold && g.inARow < most && now.Sub(g.since) < failingLong {
 			return false
 		}
 		g.shut, g.tries, g.reason, shut = true, 0, sink.Reason(err), true

@@ -359,7 +359,11 @@ func TestSpoolFullAway(t *testing.T) {
 	stays.Status.Phase = "Succeeded"
 	w.kube.SetPod(stays)
 	w.until("it is told", func() bool { return strings.Contains(w.said(), "captures=optional") })
+	<-time.After(1500 * time.Millisecond) // as long as a capture takes
 	dying("d")
+	if names, err := filepath.Glob(filepath.Join(w.spool, "cluster=*", "*", "*", "stays")); err != nil || len(names) > 0 {
+		t.Errorf("it took the room of dying pods: %q, %v", names, err)
+	}
 	room(defaultMinFree)
 	<-time.After(2 * askFree)
 	dying("dd")

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // errPower is what every call gets after the power was cut.
@@ -407,8 +408,13 @@ func TestDirDrafts(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range 3 {
+		d.next.Store(uint64(20 - 4*i)) // names of another order, as those of several processes are
 		draft, err := d.Draft(fmt.Append(nil, i))
 		if err != nil {
+			t.Fatal(err)
+		}
+		when := time.Unix(1_700_000_000+int64(i), 0)
+		if err := os.Chtimes(filepath.Join(root, draft.name, aboutFile), when, when); err != nil {
 			t.Fatal(err)
 		}
 		for _, text := range []string{"first", "second"} {

@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 const (
@@ -135,9 +137,10 @@ func (d *Dir) Free() (int64, error) {
 // Draft is a group of files in the making which outlives its process: the next one finds it with Drafts,
 // as far as its bytes got. It is not synced, so a machine that loses its power may lose it.
 type Draft struct {
-	d    *Dir
-	name string // below the root
-	n    int
+	d     *Dir
+	name  string // below the root
+	n     int
+	began time.Time // of one that was found
 }
 
 // Draft begins a draft. What it is about is handed to whoever finds it.
@@ -226,10 +229,15 @@ func (d *Dir) Drafts() ([]*Draft, error) {
 	}
 	var drafts []*Draft
 	for _, e := range entries {
-		if e.IsDir() {
-			drafts = append(drafts, &Draft{d: d, name: path.Join(tempDir, e.Name())})
+		if !e.IsDir() {
+			continue
 		}
+		f := &Draft{d: d, name: path.Join(tempDir, e.Name())}
+		if info, err := d.root.Lstat(path.Join(f.name, aboutFile)); err == nil {
+			f.began = info.ModTime()
+		}
+		drafts = append(drafts, f)
 	}
-	slices.SortFunc(drafts, func(a, b *Draft) int { return strings.Compare(a.name, b.name) })
+	slices.SortFunc(drafts, func(a, b *Draft) int { return cmp.Or(a.began.Compare(b.began), strings.Compare(a.name, b.name)) })
 	return drafts, nil
 }

@@ -23,6 +23,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/minio/crc64nvme"
+
 	"github.com/kubelogexporter/kubelogexporter/sink"
 )
 
@@ -209,6 +211,9 @@ func (s *Server) put(w http.ResponseWriter, r *http.Request, key string, body []
 		s.versions[key]++
 		s.headers[key] = r.Header.Clone()
 		w.Header().Set("ETag", ETag(body))
+		crc := crc64nvme.New()
+		_, _ = crc.Write(body)
+		w.Header().Set("X-Amz-Checksum-Crc64nvme", base64.StdEncoding.EncodeToString(crc.Sum(nil))) // unasked, as AWS does
 	}
 }
 
