@@ -124,8 +124,10 @@ func (e *Exporter) decide(x *exports, r *run, m moment, at time.Time) (*Export, 
 		d, err := s.Match(&sub)
 		if err != nil {
 			e.metrics.selectionErrors.Inc()
-			e.log.Warn("cannot decide whether an export takes a run, so it does", "export", x.list[i].Name,
-				"namespace", m.pod.namespace, "pod", m.pod.name, "container", r.id.container, "err", err)
+			e.undecidable.Do(func() {
+				e.log.Warn("cannot decide whether an export takes a run, so it does; more of these are only counted", "export", x.list[i].Name,
+					"namespace", m.pod.namespace, "pod", m.pod.name, "container", r.id.container, "err", err)
+			})
 		}
 		if d == selection.No {
 			continue
