@@ -21,7 +21,7 @@ const (
 	// maxFile is far above any sensible file; a ConfigMap holds 1 MiB.
 	maxFile = 1 << 20
 	// maxNodes keeps aliases of aliases from filling the memory.
-	maxNodes = 100_000
+	maxNodes = 50_000
 	// maxExports keeps the comparison of each with each other short.
 	maxExports = 1000
 	// maxErrors is where a reader has long stopped reading.
