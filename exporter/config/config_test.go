@@ -418,7 +418,10 @@ func FuzzParse(f *testing.F) {
 		if err != nil && (!errors.As(err, &errs) || len(errs) == 0 || c != nil) {
 			t.Fatal(c, err)
 		}
-		lines := strings.Count(text, "\n") + 1
+		lines := 1
+		for _, br := range []string{"\n", "\r", "\u0085", "\u2028", "\u2029"} {
+			lines += strings.Count(text, br)
+		}
 		for i, e := range errs {
 			if e.Line < 0 || e.Line > lines || e.Line > 0 && e.Column < 1 || e.Message == "" || strings.ContainsAny(e.Error(), "\n\x1b") {
 				t.Errorf("%+v", e)

@@ -21,7 +21,7 @@ const (
 	// maxFile is far above any sensible file; a ConfigMap holds 1 MiB.
 	maxFile = 1 << 20
 	// maxNodes keeps aliases of aliases from filling the memory.
-	maxNodes = 100_000
+	maxNodes = 50_000
 	// maxExports keeps the comparison of each with each other short.
 	maxExports = 1000
 	// maxErrors is where a reader has long stopped reading.
@@ -58,7 +58,10 @@ func (d *decoder) note(at source, path string, m mistake) *Error {
 		if m.offset == 0 && at.node.Kind == yaml.ScalarNode {
 			e.width = utf8.RuneCountInString(at.node.Value)
 		}
-		if e.Line > 0 && e.Line <= len(d.lines) {
+		if e.Line > len(d.lines) { // an empty value stands behind the end
+			e.Line, e.Column = len(d.lines), 1
+		}
+		if e.Line > 0 {
 			e.source = oneLine(hideSecrets(d.lines[e.Line-1]))
 		}
 	}
@@ -107,7 +110,7 @@ func (d *decoder) position(n *yaml.Node, offset int) (line, column int) {
 
 // tree parses the text. A text that is no YAML has one mistake only: nothing can be told of the rest.
 func (d *decoder) tree(text []byte) (root *yaml.Node) {
-	d.lines = strings.Split(strings.ReplaceAll(string(text), "\r\n", "\n"), "\n")
+	d.lines = regexp.MustCompile(`\r\n|[\r\n\x{85}\x{2028}\x{2029}]`).Split(string(text), -1) // what YAML 1.1 takes for line breaks
 	defer func() {
 		if r := recover(); r != nil {
 			d.failf(source{}, "", "the file is no YAML: %v", r)

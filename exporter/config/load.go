@@ -111,6 +111,8 @@ func (d *decoder) config(root *yaml.Node) (*Config, error) {
 	}
 	if d.count > maxNodes {
 		d.failf(source{}, "", "the file has more than %d values, perhaps through aliases", maxNodes)
+		d.errs.sort()
+		return nil, d.errs
 	}
 	d.sink(c)
 	if d.o.absent || d.nodes["exports"] == nil || isNull(d.nodes["exports"]) {
