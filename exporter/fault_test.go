@@ -65,9 +65,9 @@ func TestFaultThrottled(t *testing.T) {
 		return s3test.Wait(http.StatusServiceUnavailable, "SlowDown", 1)(w, r, nil, 0)
 	}
 	s.run()
-	s.fill(30)
+	s.fill(15)
 	s.drained(30 * time.Second)
-	s.check(30)
+	s.check(15)
 	once(t, server)
 }
 
@@ -176,15 +176,15 @@ func TestFaultBlackHole(t *testing.T) {
 		}
 		return false
 	}
-	text := large(3 << 20)
-	for i := range 6 {
+	text := large(2 << 20)
+	for i := range 3 {
 		rec := s.record(9000 + i)
 		s.e.ship.add(s.commit(rec, text), rec)
 	}
 	s.run()
-	s.fill(100)
+	s.fill(20)
 	end := time.Now().Add(20 * time.Second)
-	for s.e.ship.open.count() > 6 {
+	for s.e.ship.open.count() > 3 {
 		if time.Now().After(end) {
 			t.Fatalf("%d are left", s.e.ship.open.count())
 		}
@@ -195,7 +195,7 @@ func TestFaultBlackHole(t *testing.T) {
 	}
 	close(stop)
 	s.drained(20 * time.Second)
-	s.check(106)
+	s.check(23)
 }
 
 // TestFaultNoBucket is fault test 5: the bucket is missing at the start, comes, goes and comes again.
@@ -231,14 +231,14 @@ func TestFaultStores(t *testing.T) {
 		bucket := server.Bucket(sink.ObjectOptions{Tags: map[string]string{"a": "b"}})
 		s := newShipping(t, func(o *Options) { o.Bucket = bucket })
 		s.run()
-		keys := s.fill(10)
+		keys := s.fill(4)
 		s.drained(20 * time.Second)
 		for i := range keys { // another exporter has captured the same runs
 			rec := s.record(i)
 			s.e.ship.add(s.commit(rec, fmt.Sprintf("%sline of %d\n", stampedLine, i)), rec)
 		}
 		s.drained(20 * time.Second)
-		s.check(10)
+		s.check(4)
 		once(t, server)
 	}
 }
@@ -249,7 +249,7 @@ func TestFaultReplicas(t *testing.T) {
 	server, one := newFault(t)
 	other := server.Bucket(sink.ObjectOptions{})
 	two := newShipping(t, func(o *Options) { o.Bucket = other })
-	const runs = 60
+	const runs = 24
 	one.run()
 	two.run()
 	for i := range runs {
@@ -285,7 +285,7 @@ func TestFaultReplicas(t *testing.T) {
 func TestFaultRestarts(t *testing.T) {
 	t.Parallel()
 	server, s := newFault(t)
-	s.fill(150)
+	s.fill(50)
 	var slow atomic.Bool
 	slow.Store(true)
 	server.Script = func(http.ResponseWriter, *http.Request, []byte, int) bool {
@@ -304,7 +304,7 @@ func TestFaultRestarts(t *testing.T) {
 	}
 	slow.Store(false)
 	s.drained(30 * time.Second)
-	s.check(150)
+	s.check(50)
 	once(t, server)
 }
 

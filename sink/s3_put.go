@@ -12,6 +12,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -23,7 +24,6 @@ import (
 type digests struct {
 	size        int64
 	md5, sha256 []byte
-	crc64       func() []byte // after the body was sent
 }
 
 // digest makes the sums of a body before it is sent. The MD5 of a Whole is known; its SHA-256 is made
@@ -49,21 +49,42 @@ func digest(body io.Reader) (digests, error) {
 	return d, err
 }
 
-// crcReader makes the CRC-64/NVME of a body while it is sent.
+// crcReader makes the CRC-64/NVME of a body while it is sent. A store may answer before it has read
+// everything, so what is asked of it may come beside the sending.
 type crcReader struct {
 	io.ReadSeeker
-	sum hash.Hash64
+	size int64
+
+	mu   sync.Mutex
+	sum  hash.Hash64
+	read int64
 }
 
 func (c *crcReader) Read(p []byte) (int, error) {
 	n, err := c.ReadSeeker.Read(p)
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.sum.Write(p[:n])
+	c.read += int64(n)
 	return n, err
 }
 
 func (c *crcReader) Seek(offset int64, whence int) (int64, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.sum.Reset() // a body is sent from its beginning
+	c.read = 0
 	return c.ReadSeeker.Seek(offset, whence)
+}
+
+// crc returns the sum, or "" if the body was not sent whole.
+func (c *crcReader) crc() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.read != c.size {
+		return ""
+	}
+	return base64.StdEncoding.EncodeToString(c.sum.Sum(nil))
 }
 
 // Put implements Bucket. The SHA-256 of the body is signed and its MD5 goes along, so that the store
@@ -163,11 +184,10 @@ func (s *S3) replaceOnly(ctx context.Context, key, etag string, can abilities, o
 
 // send makes the one request that stores an object.
 func (s *S3) send(ctx context.Context, key, full string, body io.ReadSeeker, start int64, sums digests, o minio.PutObjectOptions) error {
-	content := &crcReader{ReadSeeker: body, sum: crc64nvme.New()}
+	content := &crcReader{ReadSeeker: body, size: sums.size, sum: crc64nvme.New()}
 	if at, ok := body.(io.ReaderAt); ok {
 		content.ReadSeeker = io.NewSectionReader(at, start, sums.size)
 	}
-	sums.crc64 = func() []byte { return content.sum.Sum(nil) }
 	var said answer
 	limit := s.pace.limit(sums.size)
 	within, cancel := context.WithTimeout(context.WithValue(ctx, answerKey{}, &said), limit)
@@ -178,7 +198,7 @@ func (s *S3) send(ctx context.Context, key, full string, body io.ReadSeeker, sta
 	s.pace.learn(within.Err() != nil && ctx.Err() == nil)
 	switch {
 	case err == nil:
-		return s.compare(ctx, key, info, sums)
+		return s.compare(ctx, key, info, sums, content.crc())
 	case ctx.Err() != nil:
 		return fmt.Errorf("put %s: %w", key, ctx.Err())
 	case within.Err() != nil:
@@ -197,14 +217,14 @@ func (s *S3) send(ctx context.Context, key, full string, body io.ReadSeeker, sta
 
 // compare checks what the store answers against what was sent. An ETag is no MD5 where the store
 // encrypts with keys of its own. AWS answers with a CRC-64/NVME that it made itself.
-func (s *S3) compare(ctx context.Context, key string, info minio.UploadInfo, sums digests) error {
+func (s *S3) compare(ctx context.Context, key string, info minio.UploadInfo, sums digests, crc string) error {
 	other := func(what, got, want string) error {
 		return s.failed("put", key, fmt.Errorf("%w: its %s is %s, ours %s", ErrMismatch, what, got, want))
 	}
-	crc, sha := base64.StdEncoding.EncodeToString(sums.crc64()), base64.StdEncoding.EncodeToString(sums.sha256)
+	sha := base64.StdEncoding.EncodeToString(sums.sha256)
 	whole := info.ChecksumMode == "" || info.ChecksumMode == "FULL_OBJECT"
 	switch {
-	case whole && info.ChecksumCRC64NVME != "" && info.ChecksumCRC64NVME != crc:
+	case whole && info.ChecksumCRC64NVME != "" && crc != "" && info.ChecksumCRC64NVME != crc:
 		return other("CRC-64/NVME", info.ChecksumCRC64NVME, crc)
 	case whole && info.ChecksumSHA256 != "" && info.ChecksumSHA256 != sha:
 		return other("SHA-256", info.ChecksumSHA256, sha)
