@@ -120,17 +120,18 @@ const (
 // Exporter captures the logs of container runs that end. Make it with New, use it once, with Run or
 // with Export, and Close it.
 type Exporter struct {
-	kube     kubernetes.Interface
-	source   podlog.Source
-	bucket   sink.Bucket
-	spool    *sink.Dir
-	unlock   func() error
-	cluster  string
-	version  string
-	exports  atomic.Pointer[exports]
-	encoders *bundle.Encoders
-	opts     Options
-	log      *slog.Logger
+	kube        kubernetes.Interface
+	source      podlog.Source
+	bucket      sink.Bucket
+	spool       *sink.Dir
+	unlock      func() error
+	cluster     string
+	version     string
+	exports     atomic.Pointer[exports]
+	undecidable rate.Sometimes // to tell of
+	encoders    *bundle.Encoders
+	opts        Options
+	log         *slog.Logger
 
 	tracker   *tracker
 	queue     *queue
@@ -203,6 +204,7 @@ func New(o Options) (*Exporter, error) {
 		rotateAt:  orDefault(o.RotateAt, cautiousRotateAt), stopped: make(chan struct{}), segmentEvery: segmentEvery, renewAfter: renewAfter,
 	}
 	e.exports.Store(chosen)
+	e.undecidable.Interval = time.Minute
 	perNode := orDefault(o.NodeFollows, defaultNodeFollows)
 	e.nodes = &nodes{open: make(map[string]int), live: perNode, most: max(perNode, dyingFollows)}
 	e.metrics = newMetrics(o.Metrics)
