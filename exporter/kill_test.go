@@ -25,8 +25,10 @@ import (
 // TestKilled is fault test 9: an exporter in a process of its own is killed at random moments, while pods write
 // and end, or are deleted, and a store answers slowly. Every start is ready within five seconds. In the end
 // every run has one record, nothing that the API still served is lost, and the spool is empty.
+//
+// It starts processes, so it does not run beside other tests: between fork and exec a child holds the
+// locks of this process.
 func TestKilled(t *testing.T) {
-	t.Parallel()
 	kills, pods := 4, 20
 	if os.Getenv(memoryVar) == "full" {
 		kills, pods = 100, 400
