@@ -323,6 +323,10 @@ func (c *capture) note(method string, res podlog.Result, err error) {
 func (c *capture) abandon() {
 	c.drop()
 	c.reset()
+	if c.sweeping.Swap(false) { // it was never counted
+		c.e.captures.end()
+		return
+	}
 	c.closed()
 }
 

@@ -59,8 +59,12 @@ func (e *Exporter) look(r *run, x *Export) *capture {
 
 // snapshot reads what a running container has written since it was last read, and stores it.
 func (c *capture) snapshot(ctx context.Context) {
-	if m := c.run.now(); m.ended() || m.dying {
+	switch m := c.run.now(); {
+	case m.ended() || m.dying:
 		c.over(ctx)
+		return
+	case c.undecided: // whether it is wanted is known at its end
+		c.discard()
 		return
 	}
 	c.takeUp(ctx)

@@ -143,3 +143,42 @@ func TestExportGoesOn(t *testing.T) {
 		t.Errorf("%d records, the last with the log %q", got, last)
 	}
 }
+
+// A stop in the middle of a sweep leaves the account as it was, and the next process sweeps again.
+func TestSweepMeetsTheStop(t *testing.T) {
+	t.Parallel()
+	w := newTrapped(t, nil)
+	pod, c := w.pod("stopped")
+	c.Print(time.Now(), "one\n")
+	w.kube.SetPod(pod)
+	e := w.run(func(o *Options) { o.Grace = 100 * time.Millisecond })
+	w.until("the first line to be seen", func() bool { return len(w.kube.Requests("limitBytes=")) > 0 && e.Ready() == nil })
+	held := make(chan struct{})
+	w.kube.NextLogs(func(kubetest.LogHandler) kubetest.LogHandler {
+		return func(_ http.ResponseWriter, r *http.Request) {
+			close(held)
+			<-r.Context().Done()
+		}
+	})
+	swept := make(chan error, 1)
+	go func() { swept <- e.Sweep(context.Background(), "all") }()
+	<-held
+	w.stop()
+	if err := <-swept; err == nil {
+		t.Error("the sweep says that it is done")
+	}
+	families, err := w.metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if name := f.GetName(); name == "kubelogexporter_runs_open" && f.GetMetric()[0].GetGauge().GetValue() != 0 {
+			t.Errorf("%s is %v", name, f.GetMetric())
+		}
+	}
+	e = w.synced(nil)
+	if err := e.Sweep(context.Background(), "all"); err != nil {
+		t.Fatal(err)
+	}
+	w.until("the snapshot", func() bool { return len(w.records()) == 1 })
+}
