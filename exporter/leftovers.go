@@ -322,6 +322,12 @@ func (c *capture) takeLeftover(ctx context.Context, left *leftover) error {
 		}
 		return nil
 	}
+	if t := c.run.now().term; c.earlier == nil && t != nil && !t.FinishedAt.IsZero() && c.log.First().After(t.FinishedAt.Add(time.Second)) {
+		// A stream that was opened for this run and brought its successor's log, before the status told.
+		c.reset()
+		c.tookUp = true
+		return nil
+	}
 	c.joined(res)
 	c.resumed, c.followed, c.asked = true, true, slotCurrent
 	c.notes.Lock()

@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubelogexporter/kubelogexporter/exporter/kubetest"
+	"github.com/kubelogexporter/kubelogexporter/sink"
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
 
@@ -213,5 +214,43 @@ func killLive(t *testing.T, middle bundle.PartState) {
 	rec := w.final(0)
 	if got := w.words(rec); got != "one two three last" || rec.Verdict.Head.State != bundle.Proven || rec.Verdict.Middle.State != middle {
 		t.Errorf("log %q, verdict %+v, reads %+v", got, rec.Verdict, rec.Capture.Reads)
+	}
+}
+
+// What an earlier process has read under a run's name may be its successor's: a stream is opened before the
+// status tells of a restart. Such text is not taken up.
+func TestLeftoverOfTheSuccessor(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	pod, c := w.pod("swapped")
+	w.kube.SetPod(pod)
+	e := w.start(live)
+	w.until("a stream", func() bool { return len(w.kube.Requests("follow=true")) > 0 })
+	c.Print(time.Now().Add(5*time.Second), "my successor's\n") // as the stream has it, for the status does not tell yet
+	w.until("the stream's lines", func() bool { return c.Following() > 0 })
+	<-time.After(20 * time.Millisecond)
+	for _, out := range e.outputs.list() {
+		out.flush()
+	}
+	as := t.TempDir()
+	if err := os.CopyFS(as, os.DirFS(w.spool)); err != nil {
+		t.Fatal(err)
+	}
+	w.stop()
+	bucket, err := sink.OpenDir(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.spool, w.bucket = as, bucket
+	c.Rotate(time.Now(), "")
+	c.Print(time.Now(), "mine\n")
+	c.Exit()
+	exit(pod, 1)
+	c.Restart()
+	restart(pod, c)
+	w.kube.SetPod(pod)
+	w.start(nil)
+	if rec := w.final(0); w.words(rec) != "mine" {
+		t.Errorf("log %q, reads %+v", w.words(rec), rec.Capture.Reads)
 	}
 }
