@@ -2,7 +2,10 @@ package integration
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -11,6 +14,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubelogexporter/kubelogexporter/exporter"
+	"github.com/kubelogexporter/kubelogexporter/exporter/nodelog"
+	"github.com/kubelogexporter/kubelogexporter/integration/node"
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
 
@@ -169,4 +174,47 @@ func TestBurst(t *testing.T) {
 			t.Errorf("%s: %d of %d lines, reads %+v", name, rec.Lines, lines, rec.Capture.Reads)
 		}
 	}
+	if ratio := c.nodeSpeed(); ratio < 2 { // 5 and more on a quiet machine
+		t.Errorf("the node's files are read %.1f times as fast as pods/log", ratio)
+	}
+}
+
+// nodeSpeed says how many times as fast as pods/log the node's own files bring the log of the only pod, by
+// the medians of five tries that take turns.
+func (c *cluster) nodeSpeed() float64 {
+	c.t.Helper()
+	pod := c.list()[0]
+	client, err := nodelog.New(nodelog.Options{Config: c.config})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	var api, files []float64
+	for range 5 {
+		for _, way := range []struct {
+			speeds *[]float64
+			open   func() (io.ReadCloser, error)
+		}{
+			{&api, func() (io.ReadCloser, error) {
+				return c.kube.CoreV1().Pods(c.namespace).GetLogs(pod.Name, &corev1.PodLogOptions{Timestamps: true}).Stream(c.t.Context())
+			}},
+			{&files, func() (io.ReadCloser, error) {
+				return client.Open(c.t.Context(), node.IP, nodelog.Run{Namespace: c.namespace, Pod: pod.Name, UID: string(pod.UID), Container: "app"}, time.Time{})
+			}},
+		} {
+			begun := time.Now()
+			r, err := way.open()
+			if err != nil {
+				c.t.Fatal(err)
+			}
+			n, err := io.Copy(io.Discard, r)
+			if err := errors.Join(err, r.Close()); err != nil {
+				c.t.Fatal(err)
+			}
+			*way.speeds = append(*way.speeds, float64(n)/1e6/time.Since(begun).Seconds())
+		}
+	}
+	slices.Sort(api)
+	slices.Sort(files)
+	c.t.Logf("pods/log %.0f to %.0f MB/s, the node's files %.0f to %.0f MB/s", api[0], api[4], files[0], files[4])
+	return files[2] / api[2]
 }
