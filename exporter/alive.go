@@ -3,6 +3,7 @@ package exporter
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/kubelogexporter/kubelogexporter/exporter/podlog"
@@ -65,35 +66,79 @@ func (e *Exporter) hasSnapshot(r *run) {
 	if e.ledger == nil {
 		return
 	}
-	if err := e.ledger.stored(r.id, r.stored); err != nil {
+	if err := e.ledger.snapshot(r.id, r.stored); err != nil {
 		e.log.Warn("cannot note what was stored of a log; a new start may begin it anew", "err", err)
 	}
 }
 
-// probeHead reads the first stamp of a running container's log, so that a later rotation shows.
+const (
+	// probesAtATime is how many first looks are on the queue: a large cluster shows all its runs at once.
+	probesAtATime = 64
+	// firstProbe and lastProbe bound the wait before a log that was empty is looked at again.
+	firstProbe = 4 * time.Second
+	lastProbe  = 10 * time.Minute
+)
+
+// probes are the runs whose logs are to be looked at for the first time.
+type probes struct {
+	mu      sync.Mutex
+	waiting []*run
+	busy    int // how many tasks take from them
+}
+
+// take returns the next run, nil if there is none; then the task that asked is over.
+func (p *probes) take() *run {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.waiting) == 0 {
+		p.waiting = nil
+		p.busy--
+		return nil
+	}
+	r := p.waiting[len(p.waiting)-1] // the youngest: its beginning is still there
+	p.waiting[len(p.waiting)-1] = nil
+	p.waiting = p.waiting[:len(p.waiting)-1]
+	return r
+}
+
+// probeHead lets the first stamp of a running container's log be read, so that a later rotation shows.
 func (e *Exporter) probeHead(r *run) {
-	wait := 2 * time.Second
-	var probe func(context.Context)
-	probe = func(ctx context.Context) {
-		m := r.now()
-		if m.ended() || m.dying {
+	e.probes.mu.Lock()
+	defer e.probes.mu.Unlock()
+	e.probes.waiting = append(e.probes.waiting, r)
+	if e.probes.busy < probesAtATime {
+		e.probes.busy++
+		e.queue.add(prioProbe, time.Now(), e.nextProbe)
+	}
+}
+
+func (e *Exporter) nextProbe(ctx context.Context) {
+	r := e.probes.take()
+	if r == nil {
+		return
+	}
+	e.probe(ctx, r, firstProbe)
+	e.queue.add(prioProbe, time.Now(), e.nextProbe)
+}
+
+// probe looks at the beginning of a log, and again after some time if there is nothing yet.
+func (e *Exporter) probe(ctx context.Context, r *run, wait time.Duration) {
+	if m := r.now(); m.ended() || m.dying {
+		return
+	}
+	c := &capture{run: r}
+	body, err := e.source.Open(ctx, c.request(podlog.Request{LimitBytes: 64}))
+	if err == nil {
+		l := podlog.New(discard{}, r.id.containerID)
+		res, rerr := l.Read(body)
+		_ = body.Close()
+		if rerr == nil && res.Text == "" && r.witnessHead(l.First()) {
 			return
 		}
-		c := &capture{run: r}
-		body, err := e.source.Open(ctx, c.request(podlog.Request{LimitBytes: 64}))
-		if err == nil {
-			l := podlog.New(discard{}, r.id.containerID)
-			res, rerr := l.Read(body)
-			_ = body.Close()
-			if rerr == nil && res.Text == "" && r.witnessHead(l.First()) {
-				return
-			}
-		}
-		if wait *= 2; wait < 10*time.Minute {
-			e.queue.add(prioProbe, time.Now().Add(wait), probe)
-		}
 	}
-	e.queue.add(prioProbe, time.Now(), probe)
+	if wait < lastProbe {
+		e.queue.add(prioProbe, time.Now().Add(wait), func(ctx context.Context) { e.probe(ctx, r, 2*wait) })
+	}
 }
 
 type discard struct{}

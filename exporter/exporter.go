@@ -151,6 +151,7 @@ type Exporter struct {
 	leftovers                leftovers
 	directs                  chan struct{} // has room for each log that is held in memory
 	sample                   *sampler
+	probes                   probes
 	access                   *access
 	metrics                  *metrics
 	once                     bool // a one-off Export

@@ -31,6 +31,8 @@ type Export struct {
 	// its windows. Otherwise each of its starts sweeps the running containers; their ends are captured
 	// whenever they come.
 	Schedule *schedule.Schedule
+
+	everything bool // Select takes every run
 }
 
 // windowed says whether the export takes only what ends in its windows.
@@ -49,10 +51,7 @@ func (x *Export) redacted(text string) string {
 }
 
 // exports are those in effect. They are replaced as a whole.
-type exports struct {
-	list       []*Export
-	selections selection.Exports
-}
+type exports struct{ list []*Export }
 
 func newExports(list []Export) (*exports, error) {
 	x := &exports{}
@@ -71,7 +70,8 @@ func newExports(list []Export) (*exports, error) {
 		if e.Capture == CaptureLive && e.windowed() {
 			return nil, fmt.Errorf("set exports: %s: a log that is followed from its start on cannot be limited to windows", e.Name)
 		}
-		x.list, x.selections = append(x.list, &e), append(x.selections, e.Select)
+		e.everything = e.Select.Everything()
+		x.list = append(x.list, &e)
 	}
 	return x, nil
 }
@@ -112,32 +112,40 @@ func (e *Exporter) Sweep(ctx context.Context, name string) error {
 // decide returns which export takes a run. Of an export with windows only the runs count that end in one:
 // at is when this one ends, as far as is known; zero leaves windows out of account.
 func (e *Exporter) decide(x *exports, r *run, m moment, at time.Time) (*Export, selection.Decision) {
-	v := r.view
-	v.term = m.term
-	sub := subjectOf(m.pod, v)
-	for i, s := range x.selections {
-		if !at.IsZero() && x.list[i].windowed() {
-			if _, open := x.list[i].Schedule.Window(at); !open {
+	for _, export := range x.list {
+		if !at.IsZero() && export.windowed() {
+			if _, open := export.Schedule.Window(at); !open {
 				continue
 			}
 		}
-		d, err := s.Match(&sub)
-		if err != nil {
-			e.metrics.selectionErrors.Inc()
-			e.undecidable.Do(func() {
-				e.log.Warn("cannot decide whether an export takes a run, so it does; more of these are only counted", "export", x.list[i].Name,
-					"namespace", m.pod.namespace, "pod", m.pod.name, "container", r.id.container, "err", err)
-			})
+		d := selection.Yes
+		if !export.everything { // the usual case, in which no run need be described
+			d = e.match(export, r, m)
 		}
 		if d == selection.No {
 			continue
 		}
-		if only := e.opts.Only; only != "" && only != x.list[i].Name {
+		if only := e.opts.Only; only != "" && only != export.Name {
 			return nil, selection.No
 		}
-		return x.list[i], d
+		return export, d
 	}
 	return nil, selection.No
+}
+
+func (e *Exporter) match(x *Export, r *run, m moment) selection.Decision {
+	v := r.view
+	v.term = m.term
+	sub := subjectOf(m.pod, v)
+	d, err := x.Select.Match(&sub)
+	if err != nil {
+		e.metrics.selectionErrors.Inc()
+		e.undecidable.Do(func() {
+			e.log.Warn("cannot decide whether an export takes a run, so it does; more of these are only counted", "export", x.Name,
+				"namespace", m.pod.namespace, "pod", m.pod.name, "container", r.id.container, "err", err)
+		})
+	}
+	return d
 }
 
 // takes decides about a run whose log would be read now.

@@ -34,7 +34,8 @@ type ledger struct {
 
 	mu      sync.Mutex
 	file    *os.File
-	alive   map[runID]string // to the key of the run's last snapshot, if there is one
+	alive   map[runID]struct{}
+	stored  map[runID]string // the keys of the last snapshots of those that have one
 	lines   int
 	pending []ledgerEntry // those that could not be written yet
 }
@@ -89,7 +90,7 @@ func (l ledgerEntry) run() (*podInfo, view) {
 // openLedger reads the ledger in a spool, or begins one. It returns the runs that are in it, and when
 // it was last written: zero if it is new.
 func openLedger(spool string) (l *ledger, entries []ledgerEntry, written time.Time, err error) {
-	l = &ledger{path: filepath.Join(spool, ledgerName), alive: make(map[runID]string)}
+	l = &ledger{path: filepath.Join(spool, ledgerName), alive: make(map[runID]struct{}), stored: make(map[runID]string)}
 	switch info, err := os.Stat(l.path); {
 	case errors.Is(err, fs.ErrNotExist):
 		f, err := os.Create(l.path)
@@ -108,8 +109,12 @@ func openLedger(spool string) (l *ledger, entries []ledgerEntry, written time.Ti
 		switch {
 		case e.Done:
 			delete(l.alive, e.id())
+			delete(l.stored, e.id())
 		case e.names() || alive:
-			l.alive[e.id()] = e.Snapshot
+			l.alive[e.id()] = struct{}{}
+			if e.Snapshot != "" {
+				l.stored[e.id()] = e.Snapshot
+			}
 		}
 		return nil
 	}); err != nil {
@@ -156,11 +161,11 @@ func (l *ledger) compact(show func(ledgerEntry)) error {
 	enc := json.NewEncoder(w)
 	kept := make(map[runID]struct{}, len(l.alive))
 	err = eachEntry(l.path, func(e ledgerEntry) error {
-		snapshot, alive := l.alive[e.id()]
+		_, alive := l.alive[e.id()]
 		if _, twice := kept[e.id()]; !e.names() || !alive || twice {
 			return nil
 		}
-		e.Snapshot = snapshot
+		e.Snapshot = l.stored[e.id()]
 		kept[e.id()] = struct{}{}
 		show(e)
 		return enc.Encode(e)
@@ -182,7 +187,7 @@ func (l *ledger) add(e ledgerEntry) error {
 	if _, ok := l.alive[e.id()]; ok {
 		return nil
 	}
-	l.alive[e.id()] = ""
+	l.alive[e.id()] = struct{}{}
 	return l.append(e)
 }
 
@@ -194,17 +199,18 @@ func (l *ledger) done(id runID) error {
 		return nil
 	}
 	delete(l.alive, id)
+	delete(l.stored, id)
 	return l.append(ledgerEntry{Done: true, UID: id.podUID, Container: id.container, ContainerID: id.containerID})
 }
 
-// stored notes that a snapshot of a run was stored.
-func (l *ledger) stored(id runID, snapshot string) error {
+// snapshot notes that a snapshot of a run was stored.
+func (l *ledger) snapshot(id runID, snapshot string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if _, ok := l.alive[id]; !ok {
 		return nil
 	}
-	l.alive[id] = snapshot
+	l.stored[id] = snapshot
 	return l.append(ledgerEntry{Snapshot: snapshot, UID: id.podUID, Container: id.container, ContainerID: id.containerID})
 }
 
