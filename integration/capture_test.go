@@ -70,7 +70,7 @@ func TestCrashLoops(t *testing.T) {
 		return sum, all
 	}
 	c.until(3*time.Minute, "three restarts of each pod", func() bool { _, all := restarts(); return all })
-	c.until(30*time.Second, "a record for every run", func() bool {
+	c.until(2*time.Minute, "a record for every run", func() bool {
 		sum, _ := restarts()
 		return len(c.records(b)) >= sum
 	})
@@ -144,7 +144,7 @@ func TestJob(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.await(b, completions, 2*time.Minute)
-	c.until(time.Minute, "the Job's TTL", func() bool { return len(c.list()) == 0 })
+	c.until(2*time.Minute, "the Job's TTL", func() bool { return len(c.list()) == 0 })
 	recs := c.records(b)
 	if len(recs) != completions {
 		t.Errorf("%d records for %d pods", len(recs), completions)

@@ -51,9 +51,9 @@ func TestKill9(t *testing.T) {
 	}
 	from := len(said.text())
 	last := start()
-	c.until(20*time.Second, "the last start", func() bool { return strings.Contains(said.text()[from:], "msg=watching") })
+	c.until(2*time.Minute, "the last start", func() bool { return strings.Contains(said.text()[from:], "msg=watching") })
 	recs := c.await(bucket, pods, time.Minute)
-	c.until(20*time.Second, "an empty spool", func() bool {
+	c.until(2*time.Minute, "an empty spool", func() bool {
 		left, err := filepath.Glob(filepath.Join(spool, "cluster=*"))
 		return err == nil && len(left) == 0
 	})

@@ -43,7 +43,7 @@ func TestNodeSituations(t *testing.T) {
 	low.Spec.Containers[0].Resources.Requests = corev1.ResourceList{corev1.ResourceCPU: c.most()}
 	c.create(full, low)
 	c.static("static", "echo hello; exit 4")
-	c.until(time.Minute, "the pods to run", func() bool {
+	c.until(2*time.Minute, "the pods to run", func() bool {
 		for _, pod := range c.list() {
 			if pod.Name == "low" && pod.Status.Phase == corev1.PodRunning {
 				return true
@@ -130,7 +130,7 @@ func TestKubeletRestart(t *testing.T) {
 	buckets := c.exportBy("final", "live")
 	const count = `i=0; while [ $i -lt %d ]; do i=$((i+1)); echo $i; /bin/busybox sleep 0.1; done; exit 5`
 	c.create(shell("meanwhile", fmt.Sprintf(count, 40)), shell("later", fmt.Sprintf(count, 150)), shell("deleted", goodbye))
-	c.until(time.Minute, "the pods to run", func() bool { return c.inPhase(corev1.PodRunning) == 3 })
+	c.until(2*time.Minute, "the pods to run", func() bool { return c.inPhase(corev1.PodRunning) == 3 })
 	time.Sleep(time.Second)
 	deleted := make(chan struct{})
 	go func() {

@@ -32,7 +32,7 @@ func TestNodeLog(t *testing.T) {
 			return pod.Status.Phase == want
 		}
 	}
-	c.until(time.Minute, "the pod to run", phase(corev1.PodRunning))
+	c.until(2*time.Minute, "the pod to run", phase(corev1.PodRunning))
 	run := nodelog.Run{Namespace: c.namespace, Pod: pod.Name, UID: string(pod.UID), Container: "app"}
 	client, err := nodelog.New(nodelog.Options{Config: config})
 	if err != nil {
@@ -44,7 +44,7 @@ func TestNodeLog(t *testing.T) {
 		t.Log(err)
 	}
 	c.grantNodeLogs("reader")
-	c.until(30*time.Second, "the right to arrive", func() bool {
+	c.until(2*time.Minute, "the right to arrive", func() bool { // the kubelet remembers a refusal for 30 s
 		r, err := client.Open(t.Context(), pod.Status.HostIP, run, time.Time{})
 		if err == nil {
 			_ = r.Close()

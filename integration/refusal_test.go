@@ -27,7 +27,7 @@ func TestForbiddenLogs(t *testing.T) {
 	log := c.exportAs(account)
 	c.create(shell("secret", "echo hello"))
 	want := "system:serviceaccount:" + c.namespace + ":watcher may not get pods/log in namespace " + c.namespace
-	c.until(time.Minute, "the message "+want, func() bool { return strings.Contains(log.text(), want) })
+	c.until(2*time.Minute, "the message "+want, func() bool { return strings.Contains(log.text(), want) })
 	if !strings.Contains(log.text(), "--serviceaccount="+c.namespace+":watcher") {
 		t.Errorf("the message does not say how to grant it:\n%s", log.text())
 	}
@@ -54,7 +54,7 @@ func TestUnreachable(t *testing.T) {
 	away := rest.CopyConfig(c.config)
 	away.Host, away.ServerName = "https://"+address, "10.96.0.1"
 	log := c.exportAs(away)
-	c.until(time.Minute, "a message", func() bool {
+	c.until(2*time.Minute, "a message", func() bool {
 		return strings.Contains(log.text(), "cannot reach the API server") && strings.Contains(log.text(), "connection refused")
 	})
 	c.create(shell("meanwhile", "echo hello"))
@@ -106,7 +106,7 @@ func TestMissingBucket(t *testing.T) {
 	}
 	log := c.observe(c.config, store)
 	c.create(shell("early", "echo hello"))
-	c.until(time.Minute, "the message", func() bool { return strings.Contains(log.text(), "aws s3 mb s3://later") })
+	c.until(2*time.Minute, "the message", func() bool { return strings.Contains(log.text(), "aws s3 mb s3://later") })
 	if err := server.MakeBucket(t.Context(), "later"); err != nil {
 		t.Fatal(err)
 	}

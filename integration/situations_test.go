@@ -56,7 +56,7 @@ func TestSituations(t *testing.T) {
 	}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	c.until(time.Minute, "the pods run", func() bool { return c.inPhase(corev1.PodRunning) >= 4 })
+	c.until(2*time.Minute, "the pods run", func() bool { return c.inPhase(corev1.PodRunning) >= 4 })
 	time.Sleep(time.Second) // each has said hello
 
 	c.debug("debugged")
@@ -65,7 +65,7 @@ func TestSituations(t *testing.T) {
 	}
 	c.remove("held")
 	c.remove("same")
-	c.until(time.Minute, "the pod to go", func() bool {
+	c.until(2*time.Minute, "the pod to go", func() bool {
 		_, err := c.kube.CoreV1().Pods(c.namespace).Get(t.Context(), "same", metav1.GetOptions{})
 		return apierrors.IsNotFound(err)
 	})

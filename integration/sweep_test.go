@@ -70,7 +70,7 @@ exports:
 		shell("open", "sleep 8; echo inside"), shell("outside", "sleep 8; echo outside"))
 	for kill := range 3 {
 		cmd := start()
-		c.until(time.Minute, "one more sweep", func() bool { return snapshots() > kill })
+		c.until(2*time.Minute, "one more sweep", func() bool { return snapshots() > kill })
 		if kill < 2 {
 			_ = cmd.Process.Kill()
 			_ = cmd.Wait()
@@ -78,7 +78,7 @@ exports:
 			continue
 		}
 		c.remove("chatty")
-		c.until(time.Minute, "the last records", func() bool { return len(c.records(bucket))-snapshots() >= 2 })
+		c.until(2*time.Minute, "the last records", func() bool { return len(c.records(bucket))-snapshots() >= 2 })
 		_ = cmd.Process.Signal(os.Interrupt)
 		if err := cmd.Wait(); err != nil {
 			t.Errorf("stop: %v", err)

@@ -70,7 +70,7 @@ func newCluster(t *testing.T) *cluster {
 		_ = kube.CoreV1().Pods(c.namespace).DeleteCollection(context.Background(), metav1.DeleteOptions{GracePeriodSeconds: &now}, metav1.ListOptions{})
 		_ = kube.CoreV1().Namespaces().Delete(context.Background(), c.namespace, metav1.DeleteOptions{PropagationPolicy: &background})
 	})
-	c.until(30*time.Second, "the default service account", func() bool {
+	c.until(2*time.Minute, "the default service account", func() bool {
 		_, err := kube.CoreV1().ServiceAccounts(c.namespace).Get(t.Context(), "default", metav1.GetOptions{})
 		return err == nil
 	})
