@@ -34,7 +34,7 @@ func objects(t *testing.T) []runtime.Object {
 	files = append(files, below...)
 	var all []runtime.Object
 	for _, file := range files {
-		if dir := filepath.Dir(file); filepath.Base(file) == "kustomization.yaml" || dir == "examples" || dir == "config-file" { // these are configurations
+		if dir := filepath.Dir(file); filepath.Base(file) == "kustomization.yaml" || dir == "examples" || file == "config-file/config.yaml" { // these are configurations
 			continue
 		}
 		data, err := os.ReadFile(file)
@@ -64,7 +64,7 @@ func objects(t *testing.T) []runtime.Object {
 }
 
 // The only rights granted anywhere are the few that the program needs; the nodes' files are for those
-// who ask for them.
+// who ask for them, and one Lease is for those who have schedules.
 func TestLeastPrivilege(t *testing.T) {
 	want := map[string][]rbacv1.PolicyRule{
 		"kubelogexporter": {
@@ -73,6 +73,7 @@ func TestLeastPrivilege(t *testing.T) {
 		},
 		"kubelogexporter-node-logs": {{APIGroups: []string{""}, Resources: []string{"nodes/log"}, Verbs: []string{"get"}}},
 	}
+	account := []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Name: "kubelogexporter", Namespace: "kubelogexporter"}}
 	roles, bindings := 0, 0
 	for _, obj := range objects(t) {
 		switch o := obj.(type) {
@@ -84,12 +85,21 @@ func TestLeastPrivilege(t *testing.T) {
 			if o.AggregationRule != nil || len(o.Labels) != 0 {
 				t.Errorf("aggregation %+v, labels %v", o.AggregationRule, o.Labels) // either can add rights
 			}
-		case *rbacv1.Role, *rbacv1.RoleBinding:
-			t.Errorf("a grant beside the ClusterRole: %+v", o)
+		case *rbacv1.Role:
+			lease := func(names []string, verbs ...string) rbacv1.PolicyRule {
+				return rbacv1.PolicyRule{APIGroups: []string{"coordination.k8s.io"}, Resources: []string{"leases"}, ResourceNames: names, Verbs: verbs}
+			}
+			if want := []rbacv1.PolicyRule{lease(nil, "create"), lease([]string{"kubelogexporter-schedules"}, "get", "update")}; !reflect.DeepEqual(o.Rules, want) {
+				t.Errorf("rules %+v", o.Rules)
+			}
+		case *rbacv1.RoleBinding:
+			role := rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: "kubelogexporter-schedules"}
+			if o.RoleRef != role || !reflect.DeepEqual(o.Subjects, account) {
+				t.Errorf("binding %+v", o)
+			}
 		case *rbacv1.ClusterRoleBinding:
 			bindings++
 			role := rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: o.Name}
-			account := []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Name: "kubelogexporter", Namespace: "kubelogexporter"}}
 			if o.RoleRef != role || !reflect.DeepEqual(o.Subjects, account) {
 				t.Errorf("binding %+v", o)
 			}

@@ -27,6 +27,7 @@ func build(t *testing.T) (binary string) {
 // the log that its record names is what it wrote, each line once. Of the exports with windows only the one
 // takes something whose window is open. What was swept before is not archived again by a one-off export.
 func TestSweeps(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	c := newCluster(t)
 	binary, dir := build(t), t.TempDir()
 	archive, spool, file := filepath.Join(dir, "archive"), filepath.Join(dir, "spool"), filepath.Join(dir, "config.yaml")

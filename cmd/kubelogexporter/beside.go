@@ -28,11 +28,15 @@ func (b *beside) stop() {
 }
 
 // beside starts it; what it starts ends with ctx, the server with stop.
-func (r *runCommand) beside(ctx context.Context, e *exporter.Exporter, o exporter.Options, log *slog.Logger, reg *prometheus.Registry) (*beside, error) {
+func (r *runCommand) beside(ctx context.Context, e *exporter.Exporter, target *kubeTarget, spool string, log *slog.Logger, reg *prometheus.Registry) (*beside, error) {
 	b := &beside{}
 	t := &triggers{e: e, log: log, ctx: ctx}
 	if r.settings != nil {
-		c, err := newControl(e, r.settings, o.Spool, log, reg)
+		state, err := openStarts(target, spool, log)
+		if err != nil {
+			return nil, err
+		}
+		c, err := newControl(e, r.settings, state, log, reg)
 		if err != nil {
 			return nil, err
 		}

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -22,13 +21,9 @@ import (
 	"github.com/kubelogexporter/kubelogexporter/exporter/schedule"
 )
 
-const (
-	// reloadPoll is how often the file's content is looked at. A mounted ConfigMap is exchanged by a
-	// symbolic link, which file system events follow badly.
-	reloadPoll = 10 * time.Second
-	// schedulesName is the file in the spool that remembers the schedules' last starts.
-	schedulesName = ".kubelogexporter-schedules"
-)
+// reloadPoll is how often the file's content is looked at. A mounted ConfigMap is exchanged by a
+// symbolic link, which file system events follow badly.
+const reloadPoll = 10 * time.Second
 
 // control keeps a running exporter in step with its file: it starts what is scheduled, and takes over what
 // the file says anew.
@@ -44,11 +39,7 @@ type control struct {
 	last   prometheus.Gauge
 }
 
-func newControl(e *exporter.Exporter, s *settings, spool string, log *slog.Logger, reg prometheus.Registerer) (*control, error) {
-	state, err := schedule.OpenFileState(filepath.Join(spool, schedulesName))
-	if err != nil {
-		return nil, err
-	}
+func newControl(e *exporter.Exporter, s *settings, state schedule.State, log *slog.Logger, reg prometheus.Registerer) (*control, error) {
 	const ns = "kubelogexporter"
 	c := &control{
 		e: e, settings: s, log: log, runner: schedule.NewRunner(schedule.Options{State: state, Log: log}), sum: s.sum(),

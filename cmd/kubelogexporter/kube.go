@@ -47,6 +47,7 @@ type kubeTarget struct {
 	cluster   string // its name in the archive
 	namespace string // the default one
 	identity  string // as the kubeconfig names it
+	pod       bool   // it is that of the pod which this process runs in
 }
 
 // load finds the cluster. It does not talk to it.
@@ -68,7 +69,7 @@ func (k *kubeFlags) find() (*kubeTarget, error) {
 	if k.kubeconfig == "" && k.context == "" && os.Getenv(clientcmd.RecommendedConfigPathEnvVar) == "" {
 		config, err := rest.InClusterConfig()
 		if err == nil {
-			return &kubeTarget{config: config, cluster: "default", namespace: podNamespace(), identity: "the pod's service account"}, nil
+			return &kubeTarget{config: config, cluster: "default", namespace: podNamespace(), identity: "the pod's service account", pod: true}, nil
 		}
 		if !errors.Is(err, rest.ErrNotInCluster) {
 			return nil, fmt.Errorf("load service account: %w", err)

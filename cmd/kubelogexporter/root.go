@@ -83,7 +83,7 @@ account), watches every namespace it may see and writes into ./kubelogs.`,
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	root.SetUsageTemplate(root.UsageTemplate() + "\nEvery flag can also be set as an environment variable: --s3-region as\nKUBELOGEXPORTER_S3_REGION. The command line wins.\n\n" + exitHelp)
-	root.AddCommand(newRunCommand(a), newExportCommand(a), newListCommand(a), newLogsCommand(a), newVerifyCommand(a), newConfigCommand(a), newVersionCommand(a))
+	root.AddCommand(newRunCommand(a), newExportCommand(a), newListCommand(a), newLogsCommand(a), newVerifyCommand(a), newConfigCommand(a), newSchedulesCommand(a), newVersionCommand(a))
 	return root
 }
 

@@ -158,7 +158,7 @@ func (r *runCommand) run(cmd *cobra.Command, _ []string) error {
 	}
 	log.Info("starting", "version", o.Version, "cluster", o.Cluster, "server", o.Kube.Host, "identity", target.identity,
 		"namespaces", namespaces, "selector", cmp.Or(r.kube.selector, "all"), "sink", r.sink.sink, "spool", o.Spool)
-	beside, err := r.beside(ctx, e, o, log, reg)
+	beside, err := r.beside(ctx, e, target, o.Spool, log, reg)
 	if err != nil {
 		return err
 	}

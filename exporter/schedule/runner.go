@@ -55,15 +55,15 @@ type Status struct {
 	Started  int64     // exports
 	Failed   int64     // exports that returned an error or panicked
 	Missed   int64     // not started because they were found too late; those that were suspended do not count
-	Skipped  int64     // not started because another one went on
+	Skipped  int64     // not started because another one went on, or another process was faster
 	// LastError is what the last export that ended returned, "" if it succeeded. LastEnd is when.
 	LastError string
 	LastEnd   time.Time
 }
 
 // Runner starts the exports of schedules. It never starts two for the same scheduled time, unless its
-// State could not be stored. Make one with NewRunner. Its methods may be called at any time, from
-// any goroutine but those of its State.
+// State could not be stored, nor do two Runners with a State that they share. Make one with NewRunner. Its
+// methods may be called at any time, from any goroutine but those of its State.
 type Runner struct {
 	opts Options
 	wake chan struct{}
@@ -89,7 +89,7 @@ func NewRunner(o Options) *Runner {
 }
 
 // Run starts exports until the context ends, then cancels those that go on and returns when the last
-// one has. Only one schedule runner should be at work for a set of names: the leader's. A Runner runs once.
+// one has. A Runner runs once.
 func (r *Runner) Run(ctx context.Context) error {
 	r.mu.Lock()
 	if r.ctx != nil {
@@ -235,25 +235,32 @@ func (r *Runner) store(j *job, t time.Time) {
 	if r.opts.State == nil || r.ctx == nil || r.ctx.Err() != nil {
 		return
 	}
-	r.running.Go(func() { r.storeNow(j, t) })
+	r.running.Go(func() { _ = r.storeNow(j, t) }) // nothing is to be started
 }
 
-func (r *Runner) storeNow(j *job, t time.Time) {
+// storeNow returns ErrTaken if another process deals with what is due at t, else nil: an export is
+// rather started twice than not at all.
+func (r *Runner) storeNow(j *job, t time.Time) error {
 	if r.opts.State == nil {
-		return
+		return nil
 	}
 	j.storing.Lock()
 	defer j.storing.Unlock()
 	if !t.After(j.stored) && j.stored.Sub(t) < maxAhead {
-		return // a later call was faster
+		return nil // a later call was faster
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), stateTimeout)
 	defer cancel()
-	if err := r.opts.State.Store(ctx, j.name, t); err != nil {
+	err := r.opts.State.Store(ctx, j.name, t)
+	switch {
+	case errors.Is(err, ErrTaken):
+		return ErrTaken
+	case err != nil:
 		r.opts.Log.Warn("state of schedule not stored: a restart may start an export again", "schedule", j.name, "scheduled", t, "err", err)
-		return
+		return nil
 	}
 	j.stored = t
+	return nil
 }
 
 // start begins an export; the lock is held.
@@ -268,7 +275,10 @@ func (r *Runner) start(j *job, scheduled time.Time) {
 		err := errors.New("the export ended its goroutine") // runtime.Goexit
 		defer func() { r.ended(j, a, scheduled, context.Cause(ctx), err) }()
 		// Before it starts: an export that brings the program down is not started again and again.
-		r.storeNow(j, scheduled)
+		if taken := r.storeNow(j, scheduled); taken != nil {
+			err = taken
+			return
+		}
 		err = protect(ctx, export, scheduled)
 	})
 }
@@ -294,6 +304,10 @@ func (r *Runner) ended(j *job, a *active, scheduled time.Time, cause, err error)
 	switch {
 	case err == nil:
 		r.opts.Log.Info("export done", "schedule", j.name, "scheduled", scheduled)
+	case errors.Is(err, ErrTaken):
+		j.started--
+		j.skipped++
+		r.opts.Log.Info("export left to another process", "schedule", j.name, "scheduled", scheduled)
 	case errors.Is(cause, errReplaced):
 		j.lastErr = cause.Error()
 		r.opts.Log.Info("export replaced", "schedule", j.name, "scheduled", scheduled)

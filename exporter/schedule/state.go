@@ -12,6 +12,9 @@ import (
 	"time"
 )
 
+// ErrTaken says that another process deals with what is due at this time.
+var ErrTaken = errors.New("another process has taken it")
+
 // State keeps for each schedule the time from which it is counted: the scheduled time of the last export
 // that was started, skipped or missed, or the time when the schedule was first set. It is what a
 // restarted program, or another leader, goes on from. The methods must return when the context ends,
@@ -19,7 +22,8 @@ import (
 type State interface {
 	// Load returns the time for a name, zero if there is none.
 	Load(ctx context.Context, name string) (time.Time, error)
-	// Store replaces the time for a name. It returns when the time is safe.
+	// Store replaces the time for a name. It returns when the time is safe. One that several processes
+	// share returns ErrTaken if another one was faster.
 	Store(ctx context.Context, name string, t time.Time) error
 }
 

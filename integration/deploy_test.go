@@ -1,0 +1,218 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kubelogexporter/kubelogexporter/integration/node"
+	"github.com/kubelogexporter/kubelogexporter/sink"
+)
+
+// deployed is the namespace of the manifests.
+const deployed = "kubelogexporter"
+
+// deploy applies an overlay of deploy/, as a user would write one, until the test ends. The pods archive
+// into the returned bucket.
+func (c *cluster) deploy(overlay string) sink.Bucket {
+	c.t.Helper()
+	if out, err := c.command("make", "-s", "-C", "..", "image"); err != nil {
+		c.t.Fatalf("make image: %v\n%s", err, out)
+	}
+	if err := c.node.Load(c.t.Context(), "kubelogexporter:dev"); err != nil {
+		c.t.Fatal(err)
+	}
+	s := sharedMinIO(c.t)
+	name := fmt.Sprintf("deployed-%d", time.Now().UnixNano())
+	bucket := bucketOn(c.t, s, name, "")
+	endpoint := s.Endpoint
+	if s.HostPort != 0 { // a pod's localhost is its own
+		endpoint = fmt.Sprintf("http://%s:%d", node.IP, s.HostPort)
+	}
+	dir := c.t.TempDir()
+	manifests, err := filepath.Abs("../deploy")
+	if err == nil {
+		manifests, err = filepath.Rel(dir, manifests)
+	}
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	overlay = strings.ReplaceAll(overlay, "DEPLOY", manifests) + fmt.Sprintf(`
+- patch: |
+    apiVersion: v1
+    kind: ConfigMap
+    metadata: {name: kubelogexporter, namespace: kubelogexporter}
+    data:
+      KUBELOGEXPORTER_CLUSTER: test
+      KUBELOGEXPORTER_SINK: s3://%s
+      KUBELOGEXPORTER_S3_ENDPOINT: %s
+      KUBELOGEXPORTER_S3_PATH_STYLE: "on"
+secretGenerator:
+- name: kubelogexporter-s3
+  literals: [AWS_ACCESS_KEY_ID=%s, AWS_SECRET_ACCESS_KEY=%s]
+`, name, endpoint, s.AccessKey, s.SecretKey)
+	if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(overlay), 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+	if out, err := c.kubectl("apply", "-k", dir); err != nil {
+		c.t.Fatalf("apply: %v\n%s\n%s", err, out, overlay)
+	}
+	c.t.Cleanup(func() {
+		args := append(c.kubectlArgs(), "delete", "-k", dir, "--ignore-not-found", "--timeout=120s")
+		if out, err := exec.Command(c.node.Kubectl, args...).CombinedOutput(); err != nil { //nolint:noctx // the test's context has ended
+			c.t.Errorf("delete: %v\n%s", err, out)
+		}
+	})
+	return bucket
+}
+
+func (c *cluster) kubectlArgs() []string { return []string{"--kubeconfig", c.node.Kubeconfig} }
+
+func (c *cluster) kubectl(args ...string) (string, error) {
+	return c.command(c.node.Kubectl, slices.Concat(c.kubectlArgs(), args)...)
+}
+
+func (c *cluster) command(name string, args ...string) (string, error) {
+	out, err := exec.CommandContext(c.t.Context(), name, args...).CombinedOutput()
+	return string(out), err
+}
+
+// The CronJob of deploy/ runs twice: what ended is archived once, and of what runs each run archives what
+// the one before has not.
+func TestCronJob(t *testing.T) {
+	t.Parallel() // it waits most of the time
+	c := newCluster(t)
+	c.create(shell("ended", "echo done"),
+		shell("runs", `trap 'exit 0' TERM; i=0; while :; do i=$((i+1)); echo $i; /bin/busybox sleep 0.2; done`))
+	bucket := c.deploy(`apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+namespace: kubelogexporter
+resources: [DEPLOY/cronjob]
+patches:
+- target: {kind: CronJob}
+  patch: '[{"op": "replace", "path": "/spec/schedule", "value": "* * * * *"}]'`)
+	var jobs []batchv1.Job
+	c.until(4*time.Minute, "two runs of the CronJob", func() bool {
+		list, err := c.kube.BatchV1().Jobs(deployed).List(t.Context(), metav1.ListOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		jobs = slices.DeleteFunc(list.Items, func(j batchv1.Job) bool { return j.Status.CompletionTime == nil })
+		for _, j := range list.Items {
+			if j.Status.Failed > 0 {
+				out, _ := c.kubectl("-n", deployed, "logs", "job/"+j.Name)
+				t.Fatalf("job %s failed:\n%s", j.Name, out)
+			}
+		}
+		return len(jobs) >= 2
+	})
+	ended, lines := 0, 0
+	for _, rec := range c.records(bucket) {
+		switch rec.Pod.Name {
+		case "ended":
+			if ended++; !rec.Verdict.Complete || c.said(bucket, rec) != "done" {
+				t.Errorf("%q, verdict %+v", c.said(bucket, rec), rec.Verdict)
+			}
+		case "runs":
+			for i, word := range strings.Fields(c.said(bucket, rec)) {
+				if word != fmt.Sprint(i+1) {
+					t.Fatalf("line %d is %q", i+1, word)
+				}
+				lines = max(lines, i+1)
+			}
+		}
+	}
+	if ended != 1 {
+		t.Errorf("the run that ended has %d records", ended)
+	}
+	if lines < 5*60 {
+		t.Errorf("%d lines of the pod that runs, which is not what it wrote until a second run a minute after the first", lines)
+	}
+	objects := make(map[string]int) // by how many lines there are in it
+	for _, rec := range c.records(bucket) {
+		for _, o := range rec.Objects {
+			if rec.Pod.Name == "runs" {
+				objects[o.Key] = int(o.Lines)
+			}
+		}
+	}
+	stored := 0
+	for _, n := range objects {
+		stored += n
+	}
+	if stored != lines {
+		t.Errorf("%d lines are stored of %d in the log: %v", stored, lines, objects)
+	}
+}
+
+// The Deployment with a configuration file remembers its schedules when its pod, and with it the spool, is
+// gone, and tells about them.
+func TestDeployedSchedule(t *testing.T) {
+	c := newCluster(t)
+	c.deploy(`apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+namespace: kubelogexporter
+resources: [DEPLOY]
+components: [DEPLOY/config-file]
+patches:
+- patch: |
+    apiVersion: v1
+    kind: ConfigMap
+    metadata: {name: kubelogexporter-config}
+    data:
+      config.yaml: |
+        apiVersion: kubelogexporter.dev/v1alpha1
+        kind: Config
+        exports:
+        - {name: often, selection: {namespaces: [nowhere]}, schedule: {cron: "@every 10s"}}
+        - {name: never, selection: {namespaces: [elsewhere]}, schedule: {cron: "@every 1h"}}`)
+	defer func() {
+		if t.Failed() {
+			out, _ := c.kubectl("-n", deployed, "logs", "deploy/kubelogexporter")
+			t.Log(out)
+		}
+	}()
+	starts := func() map[string]string {
+		lease, err := c.kube.CoordinationV1().Leases(deployed).Get(t.Context(), "kubelogexporter-schedules", metav1.GetOptions{})
+		if err != nil {
+			return nil
+		}
+		return lease.Annotations
+	}
+	const often, never = "schedule.kubelogexporter.dev/often", "schedule.kubelogexporter.dev/never"
+	wait := func(what string, ok func() bool) {
+		t.Helper()
+		c.until(time.Minute, what, func() bool {
+			if ok() {
+				return true
+			}
+			time.Sleep(500 * time.Millisecond)
+			return false
+		})
+	}
+	wait("a start", func() bool { return starts()[often] > starts()[never] && starts()[never] != "" })
+	before := starts()
+	out, err := c.kubectl("-n", deployed, "exec", "deploy/kubelogexporter", "--", "/kubelogexporter", "schedules")
+	if err != nil || !strings.Contains(out, "often    @every 10s") || !strings.Contains(out, before[often][:16]) {
+		t.Errorf("schedules says %v\n%s\nthe lease says %v", err, out, before)
+	}
+	if out, err := c.kubectl("-n", deployed, "delete", "pod", "-l", "app.kubernetes.io/name=kubelogexporter"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	from := time.Now().UTC().Format(time.RFC3339)
+	wait("a start of the next pod", func() bool { return starts()[often] > from })
+	if after := starts()[never]; after != before[never] {
+		t.Errorf("the schedule that is not due is counted from %s, and was from %s", after, before[never])
+	}
+	if out, err := c.kubectl("-n", deployed, "logs", "deploy/kubelogexporter"); err != nil || strings.Contains(out, `"level":"WARN"`) {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
