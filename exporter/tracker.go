@@ -168,6 +168,14 @@ func (t *tracker) settle(ps *podState) {
 		t.advance(r)
 		t.forget(ps, r)
 	}
+	t.drop(ps)
+}
+
+// drop forgets a pod that is gone, once nothing more is to be done for its runs, if it had any.
+func (t *tracker) drop(ps *podState) {
+	if ps.gone && len(ps.runs) == 0 {
+		delete(t.pods, ps.pod.uid)
+	}
 }
 
 // countFrom begins the account of a pod that is first seen now. What a container has run before its
@@ -374,9 +382,7 @@ func (t *tracker) forget(ps *podState, r *run) {
 	if r.done && (r.slot == slotNone || ps.gone) {
 		ps.runs = slices.DeleteFunc(ps.runs, func(other *run) bool { return other == r })
 	}
-	if ps.gone && len(ps.runs) == 0 {
-		delete(t.pods, r.id.podUID)
-	}
+	t.drop(ps)
 }
 
 // finish notes that the run has its record.
