@@ -191,7 +191,7 @@ func (c *capture) rewrite(x *Export) error {
 		return err
 	}
 	defer done()
-	about, err := bundle.Encode(c.record(c.run.now(), true))
+	about, err := c.about(x)
 	if err != nil {
 		return err
 	}

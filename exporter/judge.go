@@ -103,7 +103,7 @@ func (c *capture) judgeHeadOf(m moment, b beginning) bundle.Part {
 // without reading the old one to its end.
 func (c *capture) judgeMiddle() bundle.Part {
 	switch {
-	case c.out.broken():
+	case c.out.broken(c.served):
 		return bundle.Part{
 			State: bundle.Lost, Cause: bundle.CauseJoinFailed, After: utc(c.out.heldUntil()),
 			Evidence: []string{"what an earlier process has redacted and stored ends with a line that is no longer served"},
