@@ -330,3 +330,47 @@ func TestKilledInTheMiddle(t *testing.T) {
 		})
 	}
 }
+
+// The ledger may be older than the spool: a process was killed between the two, or the machine lost its power.
+// What goes on is the youngest snapshot, and no segment is left out.
+func TestLedgerOlderThanSpool(t *testing.T) {
+	for name, change := range map[string]func(*Options){"plain": live, "redacted": redacting(t, Export{Capture: CaptureLive})} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			pod, c := w.pod("killed")
+			w.kube.SetPod(pod)
+			e := w.begin(func(e *Exporter) { e.segmentEvery = 100 * time.Millisecond }, func(o *Options) {
+				change(o)
+				o.Bucket = &failing{Bucket: w.bucket}
+			})
+			w.until("a stream", func() bool { return len(w.kube.Requests("follow=true")) > 0 })
+			ledger := func() string {
+				data, err := os.ReadFile(filepath.Join(w.spool, ledgerName))
+				if err != nil {
+					t.Fatal(err)
+				}
+				return string(data)
+			}
+			var before string
+			for n, word := range []string{"one", "two"} {
+				before = ledger()
+				c.Print(time.Now(), word+"\n")
+				w.until("a segment", func() bool { return strings.Count(ledger(), `"snapshot"`) == n+1 })
+			}
+			c.Print(time.Now(), "three\n")
+			w.until("the stream's lines", func() bool { return c.Following() > 0 })
+			<-time.After(20 * time.Millisecond)
+			w.killedNow(e)
+			if err := os.WriteFile(filepath.Join(w.spool, ledgerName), []byte(before), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			c.Rotate(time.Now(), "")
+			w.kube.DeletePod(pod.Namespace, pod.Name)
+			w.start(change)
+			if rec := w.final(0); w.words(rec) != "one two three" {
+				t.Errorf("log %q, verdict %+v, reads %+v", w.words(rec), rec.Verdict, rec.Capture.Reads)
+			}
+		})
+	}
+}
