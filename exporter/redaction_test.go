@@ -1,6 +1,7 @@
 package exporter
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -211,5 +212,58 @@ func TestRedactionGoesOnEmpty(t *testing.T) {
 	rec := w.final(0)
 	if rec.Verdict.Complete || rec.Verdict.Middle.State != bundle.Lost {
 		t.Errorf("log %q, verdict %+v, reads %+v", w.words(rec), rec.Verdict, rec.Capture.Reads)
+	}
+}
+
+// The spool fails when a log is to be redacted that was read before it was known which export takes it. What is
+// held is all there is of it, so it waits.
+func TestRedactionWaitsForTheSpool(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	change := redacting(t, Export{Capture: CaptureLive, Select: selects(t, selection.Spec{Expression: "container.exitCode == 3"})})
+	_, pod, c := w.following("secretive", "one pin=1\n", change)
+	tmp := filepath.Join(w.spool, ".tmp")
+	if err := os.Rename(tmp, tmp+".away"); err != nil {
+		t.Fatal(err)
+	}
+	c.Exit()
+	exit(pod, 3)
+	w.kube.SetPod(pod)
+	w.until("a failure", func() bool { return strings.Contains(w.said(), "cannot spool") })
+	w.kube.DeletePod(pod.Namespace, pod.Name)
+	if err := os.Rename(tmp+".away", tmp); err != nil {
+		t.Fatal(err)
+	}
+	if rec := w.final(0); w.words(rec) != "one pin=[REDACTED:pin]" || !rec.Verdict.Complete {
+		t.Errorf("log %q, verdict %+v", w.words(rec), rec.Verdict)
+	}
+}
+
+// In memory a log cannot be redacted later. So one of which it is not known whose rules it takes is not read there.
+func TestRedactionInMemory(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	e := w.exporter(func(o *Options) {
+		redacting(t, Export{})(o)
+		o.Exports = append([]Export{{Name: "failed", Select: selects(t, selection.Spec{Expression: "container.exitCode == 3"})}}, o.Exports...)
+	})
+	t.Cleanup(func() { _ = e.Close() })
+	list := e.exports.Load().list
+	for name, tt := range map[string]struct {
+		export    *Export
+		undecided bool
+		want      error
+	}{
+		"undecided":           {export: list[0], undecided: true, want: errSpoolFull},
+		"decided":             {export: list[0]},
+		"the redacting one's": {export: list[1], undecided: true},
+	} {
+		out, err := e.directOutput(&capture{export: tt.export, undecided: tt.undecided})
+		if !errors.Is(err, tt.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if out != nil {
+			out.abort()
+		}
 	}
 }

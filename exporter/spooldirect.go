@@ -142,7 +142,7 @@ func (e *Exporter) awaitRoom(c *capture) error {
 // directOutput makes an output in memory, whose objects go to the bucket at once. Their record goes
 // through the spool, which keeps room for records.
 func (e *Exporter) directOutput(c *capture) (*output, error) {
-	if e.ship.down() {
+	if e.ship.down() || c.undecided && e.exports.Load().redactOtherwise(c.export) {
 		return nil, errSpoolFull
 	}
 	select {
