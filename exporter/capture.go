@@ -68,18 +68,19 @@ type capture struct {
 
 // held is a log as far as it was read, and what speaks for it.
 type held struct {
-	out     *output
-	log     *podlog.Log
-	asked   slot            // the slot that the first read asked for
-	served  bool            // the kubelet has served what is held, be it nothing
-	own     bool            // the kubelet has named this very run when it was asked without previous
-	node    *nodelog.Report // of the node's files, if they were read last
-	tookUp  bool            // it was looked for what was stored of this log before
-	earlier *bundle.Record  // the snapshot that this log goes on from
-	resumed bool            // it begins with what an earlier process has read
-	aligned bool            // the whole file was read again and is what is held, from its first line on
-	middle  bundle.Part
-	tail    bundle.Part
+	out      *output
+	log      *podlog.Log
+	asked    slot            // the slot that the first read asked for
+	served   bool            // the kubelet has served what is held, be it nothing
+	own      bool            // the kubelet has named this very run when it was asked without previous
+	node     *nodelog.Report // of the node's files, if they were read last
+	tookUp   bool            // it was looked for what was stored of this log before
+	earlier  *bundle.Record  // the snapshot that this log goes on from
+	resumed  bool            // it begins with what an earlier process has read
+	tookText bool            // and that holds what the process had not committed
+	aligned  bool            // the whole file was read again and is what is held, from its first line on
+	middle   bundle.Part
+	tail     bundle.Part
 }
 
 // begin puts a run on the queue, if an export takes it, and says so. It is the tracker's work function: it

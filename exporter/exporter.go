@@ -149,7 +149,8 @@ type Exporter struct {
 	space                    *space
 	outputs                  outputs
 	leftovers                leftovers
-	directs                  chan struct{} // has room for each log that is held in memory
+	snapshots                map[runID]string // the youngest that were in the spool at the start; not changed later
+	directs                  chan struct{}    // has room for each log that is held in memory
 	sample                   *sampler
 	probes                   probes
 	access                   *access

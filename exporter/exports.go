@@ -76,6 +76,12 @@ func newExports(list []Export) (*exports, error) {
 	return x, nil
 }
 
+// redactOtherwise says whether another export has a redactor, so that what is read for this one may have to go
+// through that.
+func (x *exports) redactOtherwise(than *Export) bool {
+	return slices.ContainsFunc(x.list, func(other *Export) bool { return other.Redact != nil && other.Redact != than.Redact })
+}
+
 // SetExports replaces the exports while the exporter runs. Captures that were begun go on as they were.
 func (e *Exporter) SetExports(list []Export) error {
 	x, err := newExports(list)
@@ -161,22 +167,21 @@ func (e *Exporter) takes(r *run, m moment) (*Export, selection.Decision) {
 
 // settleExport decides for good who takes a run that has ended. What cannot be known any more, such as the
 // exit code of a container whose node is gone, never speaks against a log.
-func (c *capture) settleExport(m moment) (taken bool) {
+func (c *capture) settleExport(m moment) (taken bool, err error) {
 	if !c.undecided {
-		return true
+		return true, nil
 	}
 	x, d := c.e.takes(c.run, m)
 	if d == selection.No {
-		return false
+		return false, nil
 	}
 	if x.Redact != nil || x.Compression != c.export.Compression {
 		if err := c.rewrite(x); err != nil {
-			c.e.log.Warn("cannot spool, will try again", c.attrs("err", err)...)
-			c.reset()
+			return true, err
 		}
 	}
 	c.export, c.undecided = x, false
-	return true
+	return true, nil
 }
 
 // rewrite puts what was read before it was known which export takes the run through that export's rules.
@@ -191,7 +196,7 @@ func (c *capture) rewrite(x *Export) error {
 		return err
 	}
 	defer done()
-	about, err := bundle.Encode(c.record(c.run.now(), true))
+	about, err := c.about(x)
 	if err != nil {
 		return err
 	}
@@ -200,6 +205,7 @@ func (c *capture) rewrite(x *Export) error {
 		return err
 	}
 	out.redact(x.Redact)
+	out.first, out.firstSecond = old.beginning()
 	if _, err := io.Copy(out, text); err != nil {
 		out.abort()
 		return err

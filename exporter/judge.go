@@ -103,7 +103,7 @@ func (c *capture) judgeHeadOf(m moment, b beginning) bundle.Part {
 // without reading the old one to its end.
 func (c *capture) judgeMiddle() bundle.Part {
 	switch {
-	case c.out.broken():
+	case c.out.broken(c.served):
 		return bundle.Part{
 			State: bundle.Lost, Cause: bundle.CauseJoinFailed, After: utc(c.out.heldUntil()),
 			Evidence: []string{"what an earlier process has redacted and stored ends with a line that is no longer served"},
@@ -152,6 +152,9 @@ func (c *capture) judgeTail(m moment) bundle.Part {
 		return unproven("no closing read was possible")
 	case c.tail.State == bundle.Proven && !c.followed && !c.own && c.asked != m.slot && !m.podGone:
 		return unproven("the container restarted while its log was read")
+	case c.tail.State == bundle.Proven && !c.own && c.asked == slotCurrent && m.restartable() && m.term != nil &&
+		!m.term.FinishedAt.IsZero() && c.log.First().After(m.term.FinishedAt.Add(time.Second)):
+		return unproven("the log begins after the container's end, so it may be its successor's")
 	case m.term == nil && c.tail.State == bundle.Proven:
 		return unproven("the kubelet never reported the end")
 	}

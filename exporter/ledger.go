@@ -27,8 +27,9 @@ const compactAt = 4096
 // ledger is the durable list of the runs that were seen alive and have no record yet. A run that is
 // still in it when a new process starts, and that the cluster no longer shows, ended unseen: it gets
 // a record. The file is a journal: a line for each run that was seen alive, a line for each that got
-// its record, a line for each snapshot of one that goes on. Lines are not synced to disk one by one: they survive the end of the process, and the
-// list is a safety net whose loss on a crash of the whole machine costs records of lost logs, no log.
+// its record, a line for each snapshot of one that goes on. Only the last are synced to disk one by one,
+// because what was stored is continued from there; the others survive the end of the process, and their loss
+// on a crash of the whole machine costs records of lost logs, no log.
 type ledger struct {
 	path string
 
@@ -212,6 +213,20 @@ func (l *ledger) snapshot(id runID, snapshot string) error {
 	}
 	l.stored[id] = snapshot
 	return l.append(ledgerEntry{Snapshot: snapshot, UID: id.podUID, Container: id.container, ContainerID: id.containerID})
+}
+
+// sync makes what was noted outlive the machine's power. It may take a while, and holds up nobody.
+func (l *ledger) sync() error {
+	if l == nil { // of a one-off export
+		return nil
+	}
+	l.mu.Lock()
+	f := l.file
+	l.mu.Unlock()
+	if err := f.Sync(); err != nil && !errors.Is(err, fs.ErrClosed) { // what has replaced it was synced
+		return fmt.Errorf("sync ledger: %w", err)
+	}
+	return nil
 }
 
 // append writes a line. What a full disk, say, keeps from being written is written with the next

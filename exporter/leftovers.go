@@ -7,6 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"math"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -14,6 +17,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/kubelogexporter/kubelogexporter/exporter/redact"
+	"github.com/kubelogexporter/kubelogexporter/exporter/selection"
 	"github.com/kubelogexporter/kubelogexporter/sink"
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
@@ -154,6 +159,9 @@ func idOf(rec *bundle.Record) runID {
 	return runID{podUID: types.UID(rec.Pod.UID), container: rec.Container.Name, containerID: rec.Container.ContainerID}
 }
 
+// redacted says whether its text went through a redactor.
+func (l *leftover) redacted() bool { return l.about.Capture.Redaction != nil }
+
 // text opens the log text of a leftover, as far as its bytes go.
 func (l *leftover) text(spool *sink.Dir) (io.Reader, func(), error) {
 	var closers []io.Closer
@@ -163,6 +171,7 @@ func (l *leftover) text(spool *sink.Dir) (io.Reader, func(), error) {
 		}
 	}
 	var stored []io.Reader
+	var placed []fs.FileInfo
 	compression := bundle.Zstd
 	for _, key := range l.logs {
 		f, err := spool.File(key)
@@ -174,6 +183,9 @@ func (l *leftover) text(spool *sink.Dir) (io.Reader, func(), error) {
 			compression = bundle.Gzip
 		}
 		closers, stored = append(closers, f), append(stored, f)
+		if info := stat(f); info != nil {
+			placed = append(placed, info)
+		}
 	}
 	files, err := l.draft.Files()
 	for _, f := range files {
@@ -189,6 +201,9 @@ func (l *leftover) text(spool *sink.Dir) (io.Reader, func(), error) {
 			scratch = f // see newOutput
 			continue
 		}
+		if info := stat(f); slices.ContainsFunc(placed, func(p fs.FileInfo) bool { return info != nil && os.SameFile(p, info) }) {
+			continue // the process ended after it had put the file under its key, and before it took its other name
+		}
 		stored = append(stored, f)
 	}
 	rest := bufio.NewReaderSize(scratch, 64<<10)
@@ -203,6 +218,15 @@ func (l *leftover) text(spool *sink.Dir) (io.Reader, func(), error) {
 	// The frame in progress is in the scratch file until it is finished, so a part of it may be in both.
 	whole := &until{r: bufio.NewReaderSize(io.MultiReader(texts...), 64<<10), mark: bytes.Clone(mark), start: true}
 	return io.MultiReader(whole, rest), done, nil
+}
+
+func stat(file any) fs.FileInfo {
+	if f, ok := file.(interface{ Stat() (fs.FileInfo, error) }); ok {
+		if info, err := f.Stat(); err == nil {
+			return info
+		}
+	}
+	return nil
 }
 
 // markSize is more than a stamp has: two lines that agree in so much are one line.
@@ -275,10 +299,13 @@ func (u *until) Read(p []byte) (int, error) {
 // takeLeftovers goes on with what an earlier process had read of the run and not committed, before the
 // source is asked. It follows what was committed last, if anything was.
 func (c *capture) takeLeftovers(ctx context.Context) {
-	for _, left := range c.e.leftovers.take(c.run.id) {
+	all := c.e.leftovers.take(c.run.id)
+	for i, left := range all {
 		if err := c.takeLeftover(ctx, left); err != nil {
 			c.reset()
-			c.e.leftovers.add(c.run.id, left)
+			for _, left := range all[i:] {
+				c.e.leftovers.add(c.run.id, left)
+			}
 			c.e.log.Warn("cannot take up what was read before, will try again", c.attrs("err", err)...)
 			return
 		}
@@ -297,10 +324,10 @@ func (c *capture) takeLeftover(ctx context.Context, left *leftover) error {
 	if err := c.open(); err != nil {
 		return err
 	}
-	if c.out.sieve != nil {
+	if c.out.sieve != nil && left.redacted() {
 		return c.takeRedacted(text)
 	}
-	if c.earlier != nil {
+	if c.earlier != nil && c.out.sieve == nil {
 		tail, closeTail, err := c.e.storedTail(ctx, c.earlier)
 		defer closeTail()
 		if err != nil {
@@ -316,20 +343,20 @@ func (c *capture) takeLeftover(ctx context.Context, left *leftover) error {
 		return err
 	}
 	if res.Bytes == 0 {
-		if c.earlier == nil {
+		if c.earlier == nil && !c.resumed {
 			c.reset()
 			c.tookUp = true
 		}
 		return nil
 	}
-	if t := c.run.now().term; c.earlier == nil && t != nil && !t.FinishedAt.IsZero() && c.log.First().After(t.FinishedAt.Add(time.Second)) {
+	if t := c.run.now().term; c.earlier == nil && !c.resumed && t != nil && !t.FinishedAt.IsZero() && c.log.First().After(t.FinishedAt.Add(time.Second)) {
 		// A stream that was opened for this run and brought its successor's log, before the status told.
 		c.reset()
 		c.tookUp = true
 		return nil
 	}
 	c.joined(res)
-	c.resumed, c.followed, c.asked = true, true, slotCurrent
+	c.resumed, c.tookText, c.followed, c.asked = true, true, true, slotCurrent
 	c.notes.Lock()
 	c.reads = append(c.reads, bundle.Read{Time: time.Now().UTC(), Method: "spool", RawBytes: res.Bytes, Result: "ok"})
 	c.notes.Unlock()
@@ -337,18 +364,27 @@ func (c *capture) takeLeftover(ctx context.Context, left *leftover) error {
 	return nil
 }
 
-// takeRedacted goes on with text that was redacted before it was kept.
+// takeRedacted goes on with text that was redacted before it was kept. If an earlier leftover was taken up,
+// the two overlap: a process was killed while it took up the one, or began anew because it could not.
 func (c *capture) takeRedacted(text io.Reader) error {
 	o := c.out
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	first, last, n, err := copyHeld(o.w, text)
+	var held heldEnd
+	switch {
+	case c.tookText && c.log.Bytes() > 0:
+		held = heldEnd{last: c.log.Last(), n: math.MaxInt}
+	case c.tookText:
+		held = heldEnd{last: o.sieve.last, n: o.sieve.n}
+	}
+	first, last, n, err := copyHeld(o.w, text, held)
 	if err != nil || last.IsZero() {
 		return err
 	}
-	if c.earlier == nil {
+	if c.earlier == nil && !c.tookText {
 		o.first = first
 	}
+	c.tookText = true
 	o.sieve.goOn(last, n)
 	c.resumed = true
 	return o.w.Flush()
@@ -381,6 +417,26 @@ func (e *Exporter) adopt(ctx context.Context) {
 	}
 }
 
+// redactorOf returns the redactor of the export that takes a run which is known from a record only, nil if
+// it has none. Of a run that no export takes any more the secrets are taken out all the same.
+func (e *Exporter) redactorOf(rec *bundle.Record) *redact.Redactor {
+	pod := &podInfo{namespace: rec.Namespace, name: rec.Pod.Name, uid: types.UID(rec.Pod.UID), labels: flat(rec.Pod.Labels), owners: rec.Pod.Owners, node: rec.Pod.NodeName}
+	v := view{id: idOf(rec), kind: rec.Container.Type, restart: rec.Container.RestartCount, image: rec.Container.Image, imageID: rec.Container.ImageID}
+	if rec.State.StartedAt != nil {
+		v.startedAt = *rec.State.StartedAt
+	}
+	all := e.exports.Load()
+	if x, d := e.decide(all, &run{view: v}, moment{pod: pod}, time.Time{}); d != selection.No {
+		return x.Redact
+	}
+	for _, x := range all.list {
+		if x.Redact != nil {
+			return x.Redact
+		}
+	}
+	return nil
+}
+
 // adoptOne makes a snapshot of a leftover.
 func (e *Exporter) adoptOne(left *leftover) error {
 	text, done, err := left.text(e.spool)
@@ -388,7 +444,14 @@ func (e *Exporter) adoptOne(left *leftover) error {
 		return err
 	}
 	defer done()
-	about, err := bundle.Encode(left.about)
+	rec := *left.about
+	redactor := (*redact.Redactor)(nil)
+	if !left.redacted() {
+		if redactor = e.redactorOf(&rec); redactor != nil {
+			rec.Capture.Redaction = &bundle.Redaction{Rules: redactor.Names()}
+		}
+	}
+	about, err := bundle.Encode(&rec)
 	if err != nil {
 		return err
 	}
@@ -397,10 +460,10 @@ func (e *Exporter) adoptOne(left *leftover) error {
 		return err
 	}
 	defer out.abort()
+	out.redact(redactor)
 	if _, err := io.Copy(out, text); err != nil {
 		return err
 	}
-	rec := *left.about
 	unproven := bundle.Part{State: bundle.Unproven, Cause: bundle.CauseTailUnproven, Evidence: []string{"the exporter ended while it read"}}
 	rec.State.Running, rec.State.FinishedAt = true, nil
 	rec.Verdict = bundle.Verdict{Head: unproven, Middle: unproven, Tail: unproven}

@@ -112,11 +112,12 @@ func (o *output) redact(r *redact.Redactor) {
 	}
 }
 
-// broken says whether the text goes on with a hole behind what an earlier process has redacted.
-func (o *output) broken() bool {
+// broken says whether the text goes on with a hole behind what an earlier process has redacted, or was
+// served, and the last line of that was not in it.
+func (o *output) broken(served bool) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.sieve != nil && o.sieve.hole
+	return o.sieve != nil && (o.sieve.hole || served && !o.sieve.past && o.sieve.seen < o.sieve.n)
 }
 
 // heldUntil returns the stamp behind which a redacted log goes on; zero for any other.

@@ -95,10 +95,10 @@ func (c *capture) checkCurrent(ctx context.Context) bool {
 	_ = body.Close()
 	first := probe.First()
 	switch {
-	case err != nil || first.IsZero() || res.TextKind != podlog.TextNone:
+	case err != nil || res.TextKind != podlog.TextNone || first.IsZero() && res.Bytes > 0:
 		return true
 	case first.Equal(c.log.First()):
-		c.own = true
+		c.own = !first.IsZero()
 		return true
 	}
 	c.reset()
@@ -127,7 +127,16 @@ func closingTime(m moment) time.Time {
 // closing reads the end of the log once more and then looks whether the run is still the one that
 // was asked for. Only a read that brings nothing new proves the end.
 func (c *capture) closing(ctx context.Context) {
-	if c.readEnd(ctx) > 0 && ctx.Err() == nil && c.closings < maxClosings {
+	silent, m := c.log.Bytes() == 0, c.run.now()
+	more := c.readEnd(ctx)
+	if silent && more > 0 && ctx.Err() == nil && c.asked == slotCurrent && m.slot == slotCurrent && m.restartable() {
+		c.own = false // the kubelet has named what was empty
+		if c.run.restart == 0 && !c.checkCurrent(ctx) {
+			c.again(c.read)
+			return
+		}
+	}
+	if more > 0 && ctx.Err() == nil && c.closings < maxClosings {
 		c.closings++
 		c.nextClosing()
 		return

@@ -92,30 +92,39 @@ func (s *sieve) redaction() *bundle.Redaction {
 	return &bundle.Redaction{Rules: s.redactor.Names(), Matches: s.w.Counts()}
 }
 
-// copyHeld writes text that was redacted before, and returns its first and last stamp and how many lines
-// have the last one.
-func copyHeld(w io.Writer, text io.Reader) (first, last time.Time, n int, err error) {
+// heldEnd is where a text ends: its last stamp, and how many of its last lines have it.
+type heldEnd struct {
+	last time.Time
+	n    int
+}
+
+// copyHeld writes text that was redacted before, but for its lines up to held, and returns its first and last
+// stamp and how many lines have the last one; zero if nothing was written.
+func copyHeld(w io.Writer, text io.Reader, held heldEnd) (first, last time.Time, n int, err error) {
 	lines := bufio.NewReaderSize(text, 64<<10)
 	start := true
-	for {
+	for past := held.last.IsZero(); ; {
 		piece, rerr := lines.ReadSlice('\n')
-		if start {
-			if t, _, ok := bundle.ParseStamp(piece); ok {
-				if first.IsZero() {
-					first = t
-				}
-				if !t.Equal(last) {
-					n = 0
-				}
-				last = t
-				n++
+		if t, _, ok := bundle.ParseStamp(piece); start && ok {
+			if !t.Equal(last) {
+				n = 0
+			}
+			last = t
+			n++
+			past = past || t.After(held.last) || t.Equal(held.last) && n > held.n
+			if first.IsZero() {
+				first = t
 			}
 		}
 		start = rerr == nil
-		if _, err := w.Write(piece); err != nil {
-			return first, last, n, err
+		if past {
+			if _, err := w.Write(piece); err != nil {
+				return first, last, n, err
+			}
 		}
 		switch {
+		case errors.Is(rerr, io.EOF) && !past:
+			return time.Time{}, time.Time{}, 0, nil
 		case errors.Is(rerr, io.EOF):
 			return first, last, n, nil
 		case rerr != nil && !errors.Is(rerr, bufio.ErrBufferFull):

@@ -53,7 +53,11 @@ func (c *capture) takeUp(ctx context.Context) {
 // stored returns the key of the run's last snapshot, if there is one. The ledger knows it; where a
 // ledger was lost, the archive does.
 func (c *capture) stored(ctx context.Context) (string, error) {
-	if key := c.run.storedUnder(); key != "" {
+	key := c.run.storedUnder()
+	if spooled := c.e.snapshots[c.run.id]; key == "" || snapshotTime(spooled).After(snapshotTime(key)) {
+		key = spooled // the ledger is written after the spool
+	}
+	if key != "" {
 		return key, nil
 	}
 	stored := c.e.once || c.sweeping.Load() || c.export.live()
@@ -61,6 +65,15 @@ func (c *capture) stored(ctx context.Context) (string, error) {
 		return "", nil
 	}
 	return c.e.lastSnapshot(ctx, c.run)
+}
+
+// snapshotTime returns the time in a snapshot's key; zero if it is none.
+func snapshotTime(key string) time.Time {
+	run, _, _, _, err := bundle.ParseKey(key)
+	if err != nil {
+		return time.Time{}
+	}
+	return run.Snapshot
 }
 
 // lastSnapshot looks for the youngest snapshot of a run in the archive, day by day backwards.

@@ -3,8 +3,11 @@ package exporter
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -252,5 +255,122 @@ func TestLeftoverOfTheSuccessor(t *testing.T) {
 	w.start(nil)
 	if rec := w.final(0); w.words(rec) != "mine" {
 		t.Errorf("log %q, reads %+v", w.words(rec), rec.Capture.Reads)
+	}
+}
+
+// A process that is killed leaves traces of what it was about to do. What is held of a run that nothing else
+// has is there in the end, once.
+func TestKilledInTheMiddle(t *testing.T) {
+	for name, leave := range map[string]func(t *testing.T, draft string){
+		"a draft begun to take up the other": func(t *testing.T, draft string) {
+			about, err := os.ReadFile(filepath.Join(draft, "about"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for file, data := range map[string][]byte{"about": about, "1": nil} {
+				if err := errors.Join(os.MkdirAll(draft+"1", 0o755), os.WriteFile(filepath.Join(draft+"1", file), data, 0o644)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		},
+		"a file that has its key and its other name": func(t *testing.T, draft string) {
+			data, err := os.ReadFile(filepath.Join(draft, "about"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			rec, err := bundle.Decode(data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			file, err := os.Create(filepath.Join(draft, "2"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			text, err := os.ReadFile(filepath.Join(draft, "1"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			w := bundle.NewLogWriter(bundle.LogOptions{Next: func() (io.Writer, error) { return file, nil }})
+			if _, err := w.Write(text); err != nil {
+				t.Fatal(err)
+			}
+			sum, err := w.Close()
+			if err != nil {
+				t.Fatal(err)
+			}
+			rec.State.Running, rec.State.FinishedAt = false, sum.LastStamp
+			key, err := bundle.KeyOf(rec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			to := filepath.Join(filepath.Dir(filepath.Dir(draft)), key.Log(0, bundle.Zstd))
+			if err := errors.Join(file.Close(), os.MkdirAll(filepath.Dir(to), 0o755), os.Link(file.Name(), to), os.Truncate(filepath.Join(draft, "1"), 0)); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			e, pod, _ := w.following("killed", "one\ntwo\n", live)
+			w.killedNow(e)
+			drafts, err := filepath.Glob(filepath.Join(w.spool, ".tmp", "*"))
+			if err != nil || len(drafts) != 1 {
+				t.Fatalf("drafts %q, %v", drafts, err)
+			}
+			leave(t, drafts[0])
+			if w.bucket, err = sink.OpenDir(t.TempDir()); err != nil {
+				t.Fatal(err)
+			}
+			w.kube.DeletePod(pod.Namespace, pod.Name)
+			w.start(live)
+			if rec := w.final(0); w.words(rec) != "one two" || rec.Verdict.Complete {
+				t.Errorf("log %q, verdict %+v, reads %+v", w.words(rec), rec.Verdict, rec.Capture.Reads)
+			}
+		})
+	}
+}
+
+// The ledger may be older than the spool: a process was killed between the two, or the machine lost its power.
+// What goes on is the youngest snapshot, and no segment is left out.
+func TestLedgerOlderThanSpool(t *testing.T) {
+	for name, change := range map[string]func(*Options){"plain": live, "redacted": redacting(t, Export{Capture: CaptureLive})} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			pod, c := w.pod("killed")
+			w.kube.SetPod(pod)
+			e := w.begin(func(e *Exporter) { e.segmentEvery = 100 * time.Millisecond }, func(o *Options) {
+				change(o)
+				o.Bucket = &failing{Bucket: w.bucket}
+			})
+			w.until("a stream", func() bool { return len(w.kube.Requests("follow=true")) > 0 })
+			ledger := func() string {
+				data, err := os.ReadFile(filepath.Join(w.spool, ledgerName))
+				if err != nil {
+					t.Fatal(err)
+				}
+				return string(data)
+			}
+			var before string
+			for n, word := range []string{"one", "two"} {
+				before = ledger()
+				c.Print(time.Now(), word+"\n")
+				w.until("a segment", func() bool { return strings.Count(ledger(), `"snapshot"`) == n+1 })
+			}
+			c.Print(time.Now(), "three\n")
+			w.until("the stream's lines", func() bool { return c.Following() > 0 })
+			<-time.After(20 * time.Millisecond)
+			w.killedNow(e)
+			if err := os.WriteFile(filepath.Join(w.spool, ledgerName), []byte(before), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			c.Rotate(time.Now(), "")
+			w.kube.DeletePod(pod.Namespace, pod.Name)
+			w.start(change)
+			if rec := w.final(0); w.words(rec) != "one two three" {
+				t.Errorf("log %q, verdict %+v, reads %+v", w.words(rec), rec.Verdict, rec.Capture.Reads)
+			}
+		})
 	}
 }

@@ -29,7 +29,18 @@ func (c *capture) seal(ctx context.Context) {
 		return
 	}
 	m := c.run.now()
-	if !c.settleExport(m) {
+	switch taken, err := c.settleExport(m); {
+	case err != nil && ctx.Err() != nil: // the next process finds it
+		c.out.leave()
+		c.held = held{}
+		c.abandon()
+		return
+	case err != nil: // what is held may be all there is
+		c.refused++
+		c.e.log.Warn("cannot spool, will try again", c.attrs("err", err)...)
+		c.again(c.seal)
+		return
+	case !taken:
 		c.discard()
 		return
 	}

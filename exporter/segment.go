@@ -70,7 +70,10 @@ func (c *capture) spoolSnapshot(rec *bundle.Record) (string, error) {
 	if err := putRecord(c.e.spool, key, rec); err != nil && !errors.Is(err, sink.ErrExists) {
 		return "", err
 	}
-	c.e.ship.add(key, rec)
 	c.run.storeUnder(key)
+	if err := c.e.ledger.sync(); err != nil { // before it leaves the spool, where the next process would find it
+		c.e.log.Warn("cannot note what was stored of a log; a new start may begin it anew", "err", err)
+	}
+	c.e.ship.add(key, rec)
 	return key, nil
 }

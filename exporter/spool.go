@@ -25,6 +25,12 @@ func (s *shipper) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.e.snapshots = make(map[runID]string)
+	for key, rec := range f.recs {
+		if id := idOf(rec); rec.State.Running && snapshotTime(key).After(snapshotTime(s.e.snapshots[id])) {
+			s.e.snapshots[id] = key
+		}
+	}
 	if err := s.takeDrafts(f); err != nil {
 		return err
 	}

@@ -74,7 +74,11 @@ func (o *outputs) flush(ctx context.Context) {
 // output opens the place that a capture's text goes to: in the spool, or, if that is full and the store
 // takes something, in memory and from there to the bucket.
 func (e *Exporter) output(c *capture) (*output, error) {
-	about, err := bundle.Encode(c.record(c.run.now(), true))
+	x := c.export
+	if c.undecided {
+		x = nil
+	}
+	about, err := c.about(x)
 	if err != nil {
 		return nil, err
 	}
@@ -93,6 +97,16 @@ func (e *Exporter) output(c *capture) (*output, error) {
 	out.room = func() error { return e.awaitRoom(c) }
 	e.outputs.add(out)
 	return out, nil
+}
+
+// about is what goes with a draft: which run it is of, and, if its text goes through an export's redactor,
+// that it was redacted. What is not redacted must be before it is archived.
+func (c *capture) about(x *Export) ([]byte, error) {
+	rec := c.record(c.run.now(), true)
+	if x != nil && x.Redact != nil {
+		rec.Capture.Redaction = &bundle.Redaction{Rules: x.Redact.Names()}
+	}
+	return bundle.Encode(rec)
 }
 
 // cannotSpool tells of a failure of the spool; of one that is full the user was told once.
@@ -128,7 +142,7 @@ func (e *Exporter) awaitRoom(c *capture) error {
 // directOutput makes an output in memory, whose objects go to the bucket at once. Their record goes
 // through the spool, which keeps room for records.
 func (e *Exporter) directOutput(c *capture) (*output, error) {
-	if e.ship.down() {
+	if e.ship.down() || c.undecided && e.exports.Load().redactOtherwise(c.export) {
 		return nil, errSpoolFull
 	}
 	select {

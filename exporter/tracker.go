@@ -86,6 +86,7 @@ type run struct {
 	head    time.Time     // stamp of the first line of the file, as a probe saw it; zero if it was empty
 	stored  string        // key of the last snapshot of it
 	headOK  bool          // the log was seen empty while the run was young, so that head is where it began
+	emptyAt time.Time     // when it was seen empty last
 	changed chan struct{} // closed at the next change; nil if nobody waits for it
 }
 
@@ -167,6 +168,14 @@ func (t *tracker) settle(ps *podState) {
 		}
 		t.advance(r)
 		t.forget(ps, r)
+	}
+	t.drop(ps)
+}
+
+// drop forgets a pod that is gone, once nothing more is to be done for its runs, if it had any.
+func (t *tracker) drop(ps *podState) {
+	if ps.gone && len(ps.runs) == 0 {
+		delete(t.pods, ps.pod.uid)
 	}
 }
 
@@ -374,9 +383,7 @@ func (t *tracker) forget(ps *podState, r *run) {
 	if r.done && (r.slot == slotNone || ps.gone) {
 		ps.runs = slices.DeleteFunc(ps.runs, func(other *run) bool { return other == r })
 	}
-	if ps.gone && len(ps.runs) == 0 {
-		delete(t.pods, r.id.podUID)
-	}
+	t.drop(ps)
 }
 
 // finish notes that the run has its record.
@@ -419,18 +426,25 @@ func (r *run) moment() moment {
 	}
 }
 
+// fillsAFile is less than a container takes to fill a log file that does not write at full speed, see burst,
+// with the kubelet's own containerLogMaxSize of 10 MiB.
+const fillsAFile = 10 * time.Second
+
 // witnessHead notes the stamp of the first line of the run's log, as a probe saw it while the run went
 // on; zero if the log was empty. What comes after an empty log is its true beginning if the run was
-// young then: no kubelet looks at a log's size before it is some seconds old, as a rule.
+// young then, for no kubelet looks at a log's size before it is some seconds old, as a rule; and if it comes
+// soon enough that no file can have been filled and rotated away in between.
 func (r *run) witnessHead(first time.Time) (known bool) {
 	r.tracker.mu.Lock()
 	defer r.tracker.mu.Unlock()
 	if first.IsZero() {
 		r.headOK = r.headOK || time.Since(r.startedAt) < 10*time.Second
+		r.emptyAt = time.Now()
 		return false
 	}
 	if r.head.IsZero() {
 		r.head = first
+		r.headOK = r.headOK && first.Sub(r.emptyAt) < fillsAFile
 	}
 	return true
 }

@@ -1,10 +1,13 @@
 package exporter
 
 import (
+	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubelogexporter/kubelogexporter/exporter/kubetest"
@@ -57,4 +60,144 @@ func TestTrapLateLineOfTheSecondBefore(t *testing.T) {
 	w.honest(strings.Join([]string{
 		kubetest.Stamp(at) + " from stdout\n", kubetest.Stamp(at.Add(-time.Microsecond)) + " from stderr\n",
 	}, ""))
+}
+
+// A dying pod's stream is cut cleanly, and so are the next ones, before they bring anything. No kubelet that
+// has the log serves nothing of it, so that is no end.
+func TestTrapEmptyStreams(t *testing.T) {
+	t.Parallel()
+	w := newTrapped(t, nil)
+	pod, c := w.pod("dying")
+	first := time.Now()
+	c.Print(first, "first\n")
+	w.kube.SetPod(pod)
+	e := w.run(nil)
+	w.until("the first line to be seen", func() bool { return len(w.kube.Requests("limitBytes=")) > 0 && e.Ready() == nil })
+	log := kubetest.Stamp(first) + " first\n"
+	empty := make([]kubetest.Trap, 60)
+	empty[0] = kubetest.EndAfter(len(log), "")
+	for i := range empty[1:] {
+		empty[1+i] = kubetest.EndAfter(0, "")
+	}
+	w.kube.NextLogs(empty...)
+	now := metav1.Now()
+	pod.DeletionTimestamp = &now
+	w.kube.SetPod(pod)
+	<-time.After(2 * time.Second)
+	at := time.Now()
+	c.Print(at, "last\n")
+	c.Exit()
+	exit(pod, 0)
+	w.kube.SetPod(pod)
+	w.honest(log + kubetest.Stamp(at) + " last\n")
+}
+
+// A dying pod's stream is cut cleanly. Before the next request is answered the container writes its last
+// line and ends, and the pod is gone. What the answer says then was not so when the stream ended.
+func TestTrapLateAnswer(t *testing.T) {
+	for name, answer := range map[string]func(w *trapped, pod *corev1.Pod, rw http.ResponseWriter, r *http.Request){
+		"the pod is gone": func(w *trapped, pod *corev1.Pod, rw http.ResponseWriter, r *http.Request) {
+			w.kube.DeletePod(pod.Namespace, pod.Name)
+			kubetest.PodNotFound()(nil)(rw, r)
+		},
+		"the container is gone": func(_ *trapped, pod *corev1.Pod, rw http.ResponseWriter, _ *http.Request) {
+			_, _ = fmt.Fprintf(rw, "unable to retrieve container logs for %s", pod.Status.ContainerStatuses[0].ContainerID)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newTrapped(t, nil)
+			pod, c := w.pod("dying")
+			first := time.Now()
+			c.Print(first, "first\n")
+			w.kube.SetPod(pod)
+			e := w.run(nil)
+			w.until("the first line to be seen", func() bool { return len(w.kube.Requests("limitBytes=")) > 0 && e.Ready() == nil })
+			log := kubetest.Stamp(first) + " first\n"
+			w.kube.NextLogs(kubetest.EndAfter(len(log), ""), func(kubetest.LogHandler) kubetest.LogHandler {
+				return func(rw http.ResponseWriter, r *http.Request) {
+					<-time.After(300 * time.Millisecond)
+					c.Print(time.Now(), "last\n")
+					c.Exit()
+					exit(pod, 0)
+					w.kube.SetPod(pod)
+					<-time.After(700 * time.Millisecond)
+					answer(w, pod, rw, r)
+				}
+			})
+			now := metav1.Now()
+			pod.DeletionTimestamp = &now
+			w.kube.SetPod(pod)
+			rec := w.await(1)[0]
+			if rec.Verdict.Complete {
+				t.Errorf("complete, and the log is %q: %+v", w.text(rec), rec.Verdict)
+			}
+			w.account()
+		})
+	}
+}
+
+// A container prints nothing, is followed, ends and restarts before the status tells of more than its end. The
+// closing read brings its successor's log, which is not its own.
+func TestTrapSuccessorOfSilence(t *testing.T) {
+	t.Parallel()
+	w := newTrapped(t, nil)
+	pod, c := w.pod("silent")
+	w.kube.SetPod(pod)
+	w.run(live)
+	w.until("a stream", func() bool { return c.Following() > 0 })
+	c.Exit()
+	exit(pod, 1)
+	w.kube.SetPod(pod)
+	c.Restart()
+	c.Print(time.Now(), "my successor's\n")
+	w.until("a closing read", func() bool { return len(w.kube.Requests("/log?")) > len(w.kube.Requests("follow=true")) })
+	<-time.After(300 * time.Millisecond)
+	restart(pod, c)
+	w.kube.SetPod(pod)
+	if rec := w.final(0); rec.Lines != 0 {
+		t.Errorf("log %q, verdict %+v, reads %+v", w.text(rec), rec.Verdict, rec.Capture.Reads)
+	}
+}
+
+// The same where the first read still finds nothing, and the closing read finds the successor's log.
+func TestTrapSuccessorOfSilenceLater(t *testing.T) {
+	for how, count := range map[string]int32{"first run": 0, "later run": 1} {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			w := newTrapped(t, nil)
+			pod, c := w.pod("silent")
+			status := &pod.Status.ContainerStatuses[0]
+			status.RestartCount = count
+			status.State.Running.StartedAt.Time = status.State.Running.StartedAt.Add(time.Second) // so that nothing speaks against the head
+			w.kube.SetPod(pod)
+			e := w.run(nil)
+			w.until("the log to be looked at", func() bool { return len(w.kube.Requests("limitBytes=")) > 0 && e.Ready() == nil })
+			w.kube.NextLogs(func(h kubetest.LogHandler) kubetest.LogHandler {
+				return func(rw http.ResponseWriter, r *http.Request) {
+					h(rw, r)
+					if count == 0 {
+						return
+					}
+					c.Restart()
+					c.Print(time.Now().Add(1100*time.Millisecond), "my successor's\n")
+				}
+			}, func(h kubetest.LogHandler) kubetest.LogHandler {
+				return func(rw http.ResponseWriter, r *http.Request) {
+					h(rw, r)
+					if count > 0 {
+						return
+					}
+					c.Restart()
+					c.Print(time.Now().Add(1100*time.Millisecond), "my successor's\n")
+				}
+			})
+			c.Exit()
+			exit(pod, 1)
+			w.kube.SetPod(pod)
+			if rec := w.final(count); rec.Verdict.Complete && rec.Lines != 0 {
+				t.Errorf("log %q, verdict %+v, reads %+v", w.text(rec), rec.Verdict, rec.Capture.Reads)
+			}
+		})
+	}
 }
