@@ -252,9 +252,12 @@ func (c *capture) unprovenTail(evidence string) {
 	c.tail = bundle.Part{State: bundle.Unproven, Cause: bundle.CauseTailUnproven, Evidence: []string{evidence}}
 }
 
-// rotatable says whether the log is so long that the kubelet may have rotated it. A line on the node
-// is longer than the line that the API serves by at most a third.
-func (c *capture) rotatable() bool { return c.log.Bytes()*4/3 >= c.e.rotateAt }
+// rotatable says whether the log is so long that the kubelet may have rotated it, or so much was written in
+// one second that a stream may have lagged behind by a whole file, and have missed it. A line on the node is
+// longer than the line that the API serves by at most a third.
+func (c *capture) rotatable() bool {
+	return c.log.Bytes()*4/3 >= c.e.rotateAt || c.log.BusiestSecond() >= c.e.rotateAt/4
+}
 
 // awaitEnd waits until the run's end is known, ctx ends or the time is over.
 func (c *capture) awaitEnd(ctx context.Context, d time.Duration) moment {

@@ -86,7 +86,7 @@ func (c *capture) judgeHeadOf(m moment, b beginning) bundle.Part {
 			State: bundle.Lost, Cause: bundle.CauseRotated, After: utc(witness), Before: utc(first),
 			Evidence: []string{"the first line seen while the container ran is no longer served"},
 		}
-	case b.empty && (c.run.seenEmpty() || lived(c.run, m) < nearStart):
+	case b.empty && (c.run.emptyUntil(endOf(m)) || lived(c.run, m) < nearStart):
 		return proven("the kubelet served an empty log, and it was empty from the start")
 	case seenFirst:
 		return proven("the log was seen empty right after the start, and the first line after that is the first one held")
@@ -121,7 +121,7 @@ func (c *capture) judgeMiddle() bundle.Part {
 	}
 	return bundle.Part{
 		State: bundle.Unproven, Cause: bundle.CauseRotated,
-		Evidence: []string{fmt.Sprintf("the log is larger than %d bytes and was read from a stream, which may miss lines when the kubelet rotates", c.e.rotateAt)},
+		Evidence: []string{fmt.Sprintf("the log is larger than %d bytes, or a quarter of that was written in a second, and was read from a stream, which may miss lines when the kubelet rotates", c.e.rotateAt)},
 	}
 }
 
@@ -159,6 +159,14 @@ func (c *capture) judgeTail(m moment) bundle.Part {
 		return unproven("the kubelet never reported the end")
 	}
 	return c.tail
+}
+
+// endOf is when a run ended, as far as it is known; now if it is not.
+func endOf(m moment) time.Time {
+	if m.term == nil || m.term.FinishedAt.IsZero() {
+		return time.Now()
+	}
+	return m.term.FinishedAt.Time
 }
 
 // lived is how long a run lasted; very long if that is not known.

@@ -251,6 +251,7 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 	}
 	bounded, watched, done := c.watchdog(ctx, req.Follow)
 	defer done()
+	opened := time.Now()
 	body, err := c.e.source.Open(bounded, c.request(req))
 	if err != nil {
 		c.note(method, podlog.Result{}, err)
@@ -263,6 +264,9 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 	res, err := c.log.Read(watched(body))
 	done() // nobody looks at the log beside this from here on
 	c.note(method, res, err)
+	if req.Follow && c.log.Bytes() == 0 {
+		c.run.stayedEmpty(opened)
+	}
 	c.own = c.vouches(req, res)
 	if errors.Is(err, podlog.ErrHole) {
 		c.makeCertain(ctx)

@@ -464,11 +464,21 @@ func (r *run) storeUnder(key string) {
 	r.tracker.noted(r)
 }
 
-// seenEmpty says whether the log was seen empty while the run was young.
-func (r *run) seenEmpty() bool {
+// stayedEmpty notes that a stream, opened at that time, brought nothing of the run's log until now.
+func (r *run) stayedEmpty(opened time.Time) {
 	r.tracker.mu.Lock()
 	defer r.tracker.mu.Unlock()
-	return r.headOK && r.head.IsZero()
+	if r.head.IsZero() && (r.emptyAt.IsZero() && opened.Sub(r.startedAt) < fillsAFile || r.headOK && opened.Sub(r.emptyAt) < fillsAFile) {
+		r.headOK, r.emptyAt = true, time.Now()
+	}
+}
+
+// emptyUntil says whether the log was seen empty while the run was young, and never otherwise until so soon
+// before end that no file can have been filled and rotated away since.
+func (r *run) emptyUntil(end time.Time) bool {
+	r.tracker.mu.Lock()
+	defer r.tracker.mu.Unlock()
+	return r.headOK && r.head.IsZero() && end.Sub(r.emptyAt) < fillsAFile
 }
 
 // witnessedHead returns the stamp of the log's first line as it was seen while the run went on, and

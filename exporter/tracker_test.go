@@ -51,3 +51,34 @@ func TestWitnessHead(t *testing.T) {
 		})
 	}
 }
+
+// A log that is empty at the end proves nothing if there was time to fill a file since it was last seen empty.
+func TestEmptyUntil(t *testing.T) {
+	for name, tt := range map[string]struct {
+		young, stream, rest time.Duration // before the look, of a stream from then on, and after it
+		want                bool
+	}{
+		"at once":                      {young: time.Second, rest: time.Second, want: true},
+		"long after":                   {young: time.Second, rest: time.Minute},
+		"long after, under a stream":   {young: time.Second, stream: time.Hour, rest: time.Second, want: true},
+		"long after a stream":          {young: time.Second, stream: time.Hour, rest: time.Minute},
+		"it was not new at the stream": {young: time.Minute, stream: time.Hour, rest: time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := &run{view: view{startedAt: time.Now()}, tracker: newTracker(nil, nil, nil, nil)}
+				time.Sleep(tt.young)
+				r.witnessHead(time.Time{})
+				opened := time.Now()
+				time.Sleep(tt.stream)
+				if tt.stream > 0 {
+					r.stayedEmpty(opened)
+				}
+				time.Sleep(tt.rest)
+				if got := r.emptyUntil(time.Now()); got != tt.want {
+					t.Errorf("the log counts as empty from its beginning on: %v", got)
+				}
+			})
+		})
+	}
+}

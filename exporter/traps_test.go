@@ -465,3 +465,25 @@ func TestTrapRotatedEmpty(t *testing.T) {
 	}
 	w.account()
 }
+
+// A log that is shorter than a file may still have lost one to a rotation, if it was written faster than a
+// stream can be read.
+func TestTrapRotatedBurst(t *testing.T) {
+	t.Parallel()
+	w := newTrapped(t, nil)
+	pod, c := w.pod("burst")
+	now := time.Now()
+	c.Print(now, strings.Repeat("fast\n", 20)) // some 700 bytes with their stamps
+	w.kube.SetPod(pod)
+	w.run(func(o *Options) { o.Capture, o.RotateAt = CaptureLive, 2000 })
+	w.until("the stream's first line", func() bool { return c.Following() > 0 })
+	c.Rotate(now.Add(time.Millisecond), "and lost\n")
+	c.Print(now.Add(3*time.Second), "last\n")
+	c.Exit()
+	exit(pod, 0)
+	w.kube.SetPod(pod)
+	if rec := w.await(1)[0]; rec.Verdict.Complete || rec.Verdict.Middle.State == bundle.Proven {
+		t.Errorf("log %q, verdict %+v", w.text(rec), rec.Verdict)
+	}
+	w.account()
+}

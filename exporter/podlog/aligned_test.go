@@ -154,3 +154,21 @@ func TestOwn(t *testing.T) {
 		t.Error("the tests' stamps are none")
 	}
 }
+
+func TestBusiestSecond(t *testing.T) {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	line := func(after time.Duration) string {
+		return at.Add(after).Format("2006-01-02T15:04:05.000000000Z") + " x\n"
+	}
+	var log strings.Builder
+	for _, after := range []time.Duration{0, time.Second, 1200 * time.Millisecond, 1100 * time.Millisecond, 3 * time.Second} {
+		log.WriteString(line(after))
+	}
+	l := New(&bytes.Buffer{}, containerID)
+	if _, err := l.Read(strings.NewReader(log.String())); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := l.BusiestSecond(), int64(3*len(line(0))); got != want {
+		t.Errorf("busiest second %d bytes, want %d", got, want)
+	}
+}

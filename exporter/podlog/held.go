@@ -64,6 +64,8 @@ func (l *Log) hold(m mark, n int64) {
 	if !l.pastFirst {
 		l.firstSecond += n
 	}
+	l.thisSecond += n
+	l.busiest = max(l.busiest, l.thisSecond)
 }
 
 func (l *Log) noteStamp(ns int64) {
@@ -73,6 +75,9 @@ func (l *Log) noteStamp(ns int64) {
 	l.lastStamp = time.Unix(0, ns).UTC()
 	if l.firstStamp.IsZero() {
 		l.firstStamp = l.lastStamp
+	}
+	if since := ns - l.secondFrom; since >= second || since <= -second {
+		l.secondFrom, l.thisSecond = ns, 0
 	}
 	l.pastFirst = l.pastFirst || l.lastStamp.Sub(l.firstStamp) > time.Second
 }

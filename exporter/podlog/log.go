@@ -100,7 +100,9 @@ type Log struct {
 	heldStamp             int64 // of the last complete stamped line
 	firstSecond           int64 // bytes of the complete lines before the first that is more than a second younger than the first
 	pastFirst             bool  // there was one
-	buf                   []byte
+	// secondFrom is the stamp of the line that the second in progress began with, thisSecond what is held of it.
+	secondFrom, thisSecond, busiest int64
+	buf                             []byte
 }
 
 // New returns an empty log that writes to w. The container ID, with or without its scheme, is used
@@ -134,6 +136,10 @@ func (l *Log) FirstSecond() int64 {
 	}
 	return l.firstSecond + l.open.n
 }
+
+// BusiestSecond returns how many bytes of complete lines were written in the busiest of the seconds into
+// which their stamps cut the log.
+func (l *Log) BusiestSecond() int64 { return l.busiest }
 
 // Resume makes a new log go on after text that was written elsewhere: lines lines in size bytes, which
 // began with the stamp first and of which tail holds the last ones, whole lines only.
