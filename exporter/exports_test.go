@@ -2,6 +2,7 @@ package exporter
 
 import (
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -190,5 +191,70 @@ func TestUndecidedGoesOn(t *testing.T) {
 	w.kube.SetPod(pod)
 	if rec := w.final(0); w.words(rec) != "one two" || rec.Verdict.Head.State != bundle.Proven || rec.Verdict.Middle.State != bundle.Lost {
 		t.Errorf("log %q, verdict %+v", w.words(rec), rec.Verdict)
+	}
+}
+
+// While runs end, the exports are replaced again and again, also by such as are refused: every run has one
+// record all the same, with its whole log.
+func TestExportsReplacedUnderLoad(t *testing.T) {
+	t.Parallel()
+	const runs = 100
+	w := newTrapped(t, nil)
+	e := w.run(nil)
+	w.until("the exporter to be ready", func() bool { return e.Ready() == nil })
+	done := make(chan struct{})
+	var replaced int
+	var replacing sync.WaitGroup
+	replacing.Go(func() {
+		for sets := 0; ; sets++ {
+			list := [][]Export{
+				{{Name: "followed", Capture: CaptureLive}},
+				{{Name: "odd", Select: selects(t, selection.Spec{Labels: "turn=odd"})}, {Name: "rest", Capture: CaptureLive}},
+				{{Name: "twice"}, {Name: "twice"}},
+				{{Name: "failed", Select: selects(t, selection.Spec{Expression: "container.exitCode != 0"})}, {Name: "good"}},
+			}[sets%4]
+			if err := e.SetExports(list); (err != nil) != (sets%4 == 2) {
+				t.Errorf("set exports: %v", err)
+			}
+			replaced++
+			select {
+			case <-done:
+				return
+			case <-time.After(3 * time.Millisecond):
+			}
+		}
+	})
+	var running []func()
+	for n := 1; n <= runs; n++ {
+		pod, c := w.pod(strings.Repeat("p", n))
+		pod.Labels = map[string]string{"turn": []string{"even", "odd"}[n%2]}
+		c.Print(time.Now(), "first\n")
+		w.kube.SetPod(pod)
+		running = append(running, func() {
+			c.Print(time.Now(), "last\n")
+			c.Exit()
+			exit(pod, int32(n%3))
+			w.kube.SetPod(pod)
+		})
+		if n > 10 {
+			running[n-11]()
+		}
+	}
+	for _, end := range running[runs-10:] {
+		end()
+	}
+	w.await(runs)
+	close(done)
+	replacing.Wait()
+	w.account()
+	seen := make(map[string]bool)
+	for _, rec := range w.records() {
+		if seen[rec.Pod.Name] || rec.Lines != 2 || !rec.Verdict.Complete {
+			t.Errorf("%s: seen before: %v, %d lines, verdict %+v", rec.Pod.Name, seen[rec.Pod.Name], rec.Lines, rec.Verdict)
+		}
+		seen[rec.Pod.Name] = true
+	}
+	if len(seen) != runs || replaced < 20 {
+		t.Errorf("%d runs have a record, the exports were replaced %d times", len(seen), replaced)
 	}
 }
