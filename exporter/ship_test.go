@@ -337,8 +337,16 @@ func TestShipDamaged(t *testing.T) {
 // TestSpoolCorrupt: what a start cannot read is set aside with the reason, and the rest is shipped.
 func TestSpoolCorrupt(t *testing.T) {
 	s := newShipping(t, nil)
-	keys := s.fill(4)
-	for i, text := range []string{"{", "", "\x00\x00\x00"} {
+	keys := s.fill(5)
+	whole, err := os.ReadFile(filepath.Join(s.spool, keys[3]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	flipped := strings.Replace(string(whole), `"lines": 1`, `"lines": 3`, 1) // one bit, and a record all the same
+	if flipped == string(whole) {
+		t.Fatalf("no line count in %s", whole)
+	}
+	for i, text := range []string{"{", "", "\x00\x00\x00", flipped} {
 		if err := os.WriteFile(filepath.Join(s.spool, keys[i]), []byte(text), 0o644); err != nil { //nolint:gosec // a test
 			t.Fatal(err)
 		}
@@ -355,7 +363,7 @@ func TestSpoolCorrupt(t *testing.T) {
 	s.drained(10 * time.Second)
 	s.check(1)
 	aside := 0
-	err := filepath.WalkDir(filepath.Join(s.spool, ".set-aside"), func(path string, e os.DirEntry, err error) error {
+	err = filepath.WalkDir(filepath.Join(s.spool, ".set-aside"), func(path string, e os.DirEntry, err error) error {
 		if err == nil && !e.IsDir() && !strings.HasSuffix(path, ".reason.txt") {
 			aside++
 			if why, err := os.ReadFile(path + ".reason.txt"); err != nil || len(why) < 10 {
@@ -364,8 +372,8 @@ func TestSpoolCorrupt(t *testing.T) {
 		}
 		return err
 	})
-	if err != nil || aside != 7 {
-		t.Errorf("%d files are set aside, want three records, three logs and the one without a record; %v", aside, err)
+	if err != nil || aside != 9 {
+		t.Errorf("%d files are set aside, want four records, four logs and the one without a record; %v", aside, err)
 	}
 }
 
