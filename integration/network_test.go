@@ -44,7 +44,7 @@ func TestBadNetwork(t *testing.T) {
 		"slow link":            {toxics: []toxic{{"bandwidth", "upstream", map[string]int{"rate": 64}}}, drains: true},
 		"small pieces":         {toxics: []toxic{{"slicer", "upstream", map[string]int{"average_size": 700, "size_variation": 600, "delay": 500}}}, drains: true},
 		"reset in the request": {toxics: []toxic{{"reset_peer", "upstream", map[string]int{"timeout": 50}}}, lasts: 8 * time.Second},
-		"cut in the request":   {toxics: []toxic{{"limit_data", "upstream", map[string]int{"bytes": 200 << 10}}}, lasts: 8 * time.Second},
+		"cut in the request":   {toxics: []toxic{{"limit_data", "upstream", map[string]int{"bytes": 100 << 10}}}, lasts: 8 * time.Second},
 		"cut in the answer":    {toxics: []toxic{{"limit_data", "downstream", map[string]int{"bytes": 100}}}, lasts: 8 * time.Second},
 		"nobody listens":       {down: true, lasts: 8 * time.Second},
 		// Longer than the exporter waits for a connection on which nothing moves.
