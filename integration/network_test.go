@@ -32,6 +32,7 @@ import (
 // has met it for a while. Meanwhile pods end. Afterwards every run is archived, each object in one version, and
 // every byte of them is what its record says.
 func TestBadNetwork(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	s := s3server.ForTest(t, s3server.MinIO)
 	proxies := startToxiproxy(t)
 	for name, fault := range map[string]struct {

@@ -15,6 +15,7 @@ import (
 
 // TestS3 holds the S3 bucket to its promises on two servers that share no code.
 func TestS3(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	for _, kind := range []s3server.Kind{s3server.MinIO, s3server.VersityGW} {
 		t.Run(string(kind), func(t *testing.T) {
 			s := s3server.ForTest(t, kind)
