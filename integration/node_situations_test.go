@@ -53,7 +53,11 @@ func TestNodeSituations(t *testing.T) {
 		return false
 	})
 	time.Sleep(time.Second) // it has said hello
-	c.create(c.urgent("high", "echo urgent", c.most()))
+	high := c.urgent("high", "echo urgent", c.most())
+	c.until(time.Minute, "the new priority class to be known to admission", func() bool {
+		_, err := c.kube.CoreV1().Pods(c.namespace).Create(t.Context(), high, metav1.CreateOptions{})
+		return err == nil
+	})
 
 	want := map[string]string{"full": "hello hello", "low": "hello goodbye", "static": "hello", "high": "urgent"}
 	for name, b := range buckets {
