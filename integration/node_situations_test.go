@@ -129,7 +129,9 @@ func (c *cluster) static(name, script string) {
 }
 
 // A node whose kubelet, containerd or API server is away for some seconds: containers that end meanwhile, one
-// that goes on, and one that is deleted have their whole logs archived all the same.
+// that goes on, and one that is deleted have their whole logs archived all the same. Two logs nobody can have, and
+// they must not be called complete: of a container that ends while containerd is away, which then does not know
+// its last lines either; and of a pod that is deleted right before the API server goes.
 func TestComponentRestarts(t *testing.T) {
 	for _, component := range []string{"kubelet", "containerd", "kube-apiserver"} {
 		t.Run(component, func(t *testing.T) { testRestart(t, component) })
@@ -173,6 +175,10 @@ func testRestart(t *testing.T, component string) {
 					numbers[i] = strconv.Itoa(i + 1)
 				}
 				want = strings.Join(numbers, " ")
+			}
+			cannot := component == "containerd" && rec.Pod.Name == "meanwhile" || component == "kube-apiserver" && rec.Pod.Name == "deleted"
+			if cannot && strings.HasPrefix(want, said) && !rec.Verdict.Complete {
+				continue
 			}
 			if said != want {
 				t.Errorf("%s: %s: %d lines, %q, verdict %+v, reads %+v", name, rec.Pod.Name, rec.Lines, said, rec.Verdict, rec.Capture.Reads)
