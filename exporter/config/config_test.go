@@ -16,6 +16,9 @@ import (
 	"github.com/kubelogexporter/kubelogexporter/exporter/selection"
 )
 
+// faulty begins the message about a panic.
+const faulty = "the file cannot be checked, through a fault of this program"
+
 const head = "apiVersion: kubelogexporter.dev/v1alpha1\nkind: Config\n"
 
 func environment(kv ...string) func(string) (string, bool) {
@@ -183,7 +186,7 @@ func TestUnits(t *testing.T) {
 			t.Errorf("%s: %d", text, c.Spool.MinFree)
 		}
 	}
-	for text, want := range map[string]string{"10": "10Mi", "64MB": "64Mi", "64m": "64Mi", "64mib": "64Mi", "-1Gi": "", "1e30Gi": "", "99999999999Ti": "", "x": "", "1.5": "1.5Mi", "7 Gi": "7Gi"} {
+	for text, want := range map[string]string{"10": "10Mi", "64MB": "64Mi", "64m": "64Mi", "64mib": "64Mi", "-1Gi": "", "1e30Gi": "", "99999999999Ti": "", "x": "", "1.5": "1.5Mi", "7 Gi": "7Gi", `"7 "`: "7Mi", `" "`: ""} {
 		_, err := config.Parse([]byte(head+"spool: {minFree: "+text+"}"), config.Options{})
 		if err == nil || want != "" && !strings.Contains(err.Error(), "did you mean "+want+"?") || !strings.Contains(err.Error(), "size such as") {
 			t.Errorf("%s: %v", text, err)
@@ -205,6 +208,17 @@ func TestUnits(t *testing.T) {
 		if got := config.Duration(d).String(); got != want {
 			t.Errorf("%s is printed as %s", want, got)
 		}
+	}
+}
+
+// A fault of a check is told like a mistake: a file must never end an exporter that reads it while it runs.
+func TestFaultOfACheck(t *testing.T) {
+	_, err := config.Parse([]byte(head+"exports: [{name: a, schedule: {cron: '@daily'}}]"), config.Options{
+		CheckSchedule: func(*config.Schedule) error { panic("no such field") },
+	})
+	var errs config.Errors
+	if !errors.As(err, &errs) || !strings.Contains(err.Error(), faulty) || !strings.Contains(err.Error(), "no such field") {
+		t.Error(err)
 	}
 }
 
@@ -410,12 +424,13 @@ func FuzzParse(f *testing.F) {
 	for _, text := range examples(f) {
 		f.Add(text)
 	}
+	f.Add(head + `spool: {maxSize: "4 "}`)
 	f.Fuzz(func(t *testing.T, text string) {
 		slow := time.AfterFunc(5*time.Second, func() { panic("this takes too long:\n" + text) })
 		defer slow.Stop()
 		c, err := config.Parse([]byte(text), config.Options{Lookup: environment("A", "b")})
 		var errs config.Errors
-		if err != nil && (!errors.As(err, &errs) || len(errs) == 0 || c != nil) {
+		if err != nil && (!errors.As(err, &errs) || len(errs) == 0 || c != nil || strings.Contains(err.Error(), faulty)) {
 			t.Fatal(c, err)
 		}
 		lines := 1
