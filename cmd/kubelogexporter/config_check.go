@@ -73,7 +73,7 @@ func (a *app) printStarts(c *config.Config) error {
 			fmt.Fprintf(a.stdout, "%s: suspended\n", e.Name)
 			continue
 		}
-		starts, err := next(e.Schedule, e.Name)
+		starts, err := next(&e)
 		if err != nil {
 			return fmt.Errorf("find next starts of %s: %w", e.Name, err)
 		}

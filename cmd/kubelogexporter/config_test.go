@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -105,5 +106,42 @@ exports:
 	if len(exports) != 2 || exports[0].Redact == nil || exports[0].Compression != bundle.Gzip || exports[0].Capture != exporter.CaptureLive ||
 		exports[1].Schedule == nil || exports[1].Schedule.Spec().WatchFor != 2*time.Hour || exports[1].Schedule.Spec().TimeZone != "Europe/Berlin" {
 		t.Errorf("exports %+v", exports)
+	}
+}
+
+// What an export with windows cannot have is a mistake of the file, not of the start or of a reload.
+func TestWindowsAreChecked(t *testing.T) {
+	for export, want := range map[string]string{
+		`{name: a, schedule: {cron: "@every 1h"}, watchFor: 10m}`:              "x:3:38: exports[0].schedule.cron: ",
+		`{name: a, schedule: {cron: "@daily", catchUp: last}, watchFor: 10m}`:  "x:3:57: exports[0].schedule.catchUp: ",
+		`{name: a, schedule: {cron: "@daily", jitter: 10m}, watchFor: 10m}`:    "x:3:56: exports[0].schedule.jitter: ",
+		`{name: a, capture: live, schedule: {cron: "@daily"}, watchFor: 10m}`:  "x:3:30: exports[0].capture: ",
+		`{name: a, capture: live, schedule: {cron: "@daily"}}`:                 "",
+		`{name: a, schedule: {cron: "@daily", catchUp: none}, watchFor: 10m}`:  "",
+		`{name: a, schedule: {cron: "@every 1h", jitter: 10m, catchUp: last}}`: "",
+		`{name: a, schedule: {cron: "@daily", suspend: true}, watchFor: 1h}`:   "",
+	} {
+		a := newApp("kubelogexporter", nil, io.Discard, io.Discard, nil)
+		o := a.configOptions(newConfigPrintCommand(a))
+		o.File = "x"
+		c, err := config.Parse([]byte("apiVersion: kubelogexporter.dev/v1alpha1\nkind: Config\nexports: ["+export+"]\n"), o)
+		switch {
+		case want == "" && err != nil, want != "" && (err == nil || !strings.HasPrefix(err.Error(), want)):
+			t.Errorf("%s: %v, want %q", export, err, want)
+		case err == nil:
+			if _, err := exportsOf(c); err != nil {
+				t.Errorf("%s: %v", export, err)
+			}
+		}
+	}
+}
+
+// A flag that counts for every export is told as what it is, whatever the file says in its place.
+func TestLiveWindowsByFlag(t *testing.T) {
+	a := newApp("kubelogexporter", nil, io.Discard, io.Discard, []string{"KUBELOGEXPORTER_CAPTURE=live"})
+	text := "apiVersion: kubelogexporter.dev/v1alpha1\nkind: Config\nexports:\n- {name: a, capture: final, schedule: {cron: '@daily'}, watchFor: 1h}\n- {name: b, schedule: {cron: '@hourly'}, watchFor: 1m}\n"
+	_, err := config.Parse([]byte(text), a.configOptions(newConfigPrintCommand(a)))
+	if err == nil || strings.Count(err.Error(), "environment variable KUBELOGEXPORTER_CAPTURE: ") != 1 || strings.Contains(err.Error(), "config:") {
+		t.Error(err)
 	}
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -51,15 +50,16 @@ func newControl(e *exporter.Exporter, s *settings, state schedule.State, log *sl
 	c.loaded.Set(1)
 	c.last.SetToCurrentTime()
 	reg.MustRegister(c.loaded, c.last, scheduleMetrics{c.runner})
-	return c, c.schedule(s.config)
+	list, err := exportsOf(s.config)
+	if err != nil {
+		return nil, err
+	}
+	c.schedule(list)
+	return c, nil
 }
 
-// schedule starts what a configuration has on a schedule, but windows: those need no start.
-func (c *control) schedule(f *config.Config) error {
-	list, err := exportsOf(f)
-	if err != nil {
-		return err
-	}
+// schedule starts the exports that have a schedule, but those with windows: those need no start.
+func (c *control) schedule(list []exporter.Export) {
 	set := make(map[string]schedule.Entry)
 	for _, x := range list {
 		if x.Schedule == nil || x.Schedule.Spec().WatchFor > 0 {
@@ -68,7 +68,6 @@ func (c *control) schedule(f *config.Config) error {
 		set[x.Name] = schedule.Entry{Schedule: x.Schedule, Export: func(ctx context.Context, _ time.Time) error { return c.e.Sweep(ctx, x.Name) }}
 	}
 	c.runner.Set(set)
-	return nil
 }
 
 // run works until ctx ends.
@@ -119,17 +118,17 @@ func (c *control) reload() error {
 	if err == nil {
 		list, err = exportsOf(f)
 	}
+	if err == nil {
+		err = c.e.SetExports(list) // all or nothing; what follows cannot fail
+	}
 	if err != nil {
 		c.loaded.Set(0)
 		c.log.Warn("the configuration file has mistakes, the one before stays in use", "file", c.settings.file, "err", err)
 		return err
 	}
+	c.schedule(list)
 	if keys := restarts(c.settings.config, f); len(keys) > 0 {
 		c.log.Warn("some of what has changed in the configuration file takes effect at the next start", "file", c.settings.file, "keys", strings.Join(keys, " "))
-	}
-	if err := errors.Join(c.e.SetExports(list), c.schedule(f)); err != nil {
-		c.loaded.Set(0)
-		return err
 	}
 	c.settings.config = f
 	c.loaded.Set(1)

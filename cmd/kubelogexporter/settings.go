@@ -40,7 +40,10 @@ func (s *settings) load() (*config.Config, error) { return config.Load(s.file, s
 // newConfigHooks is what other packages know of a configuration.
 func newConfigHooks() configHooks {
 	h := configHooks{
-		checkSchedule:  func(c *config.Schedule) error { _, err := schedule.Parse(scheduleSpec(c, 0)); return err },
+		checkSchedule: func(c *config.Schedule, watchFor config.Duration) error {
+			_, err := schedule.Parse(scheduleSpec(c, watchFor))
+			return err
+		},
 		checkRedaction: func(c *config.Redaction) error { _, err := redactor(c); return err },
 		next:           nextStarts,
 	}
@@ -51,8 +54,8 @@ func newConfigHooks() configHooks {
 }
 
 // nextStarts are the next three starts of an export.
-func nextStarts(c *config.Schedule, name string) (starts []time.Time, err error) {
-	s, err := schedule.Parse(scheduleSpec(c, 0))
+func nextStarts(x *config.Export) (starts []time.Time, err error) {
+	s, err := schedule.Parse(scheduleSpec(x.Schedule, x.WatchFor))
 	if err != nil {
 		return nil, err
 	}
@@ -61,7 +64,7 @@ func nextStarts(c *config.Schedule, name string) (starts []time.Time, err error)
 		if at = s.Next(at); at.IsZero() {
 			break
 		}
-		starts = append(starts, at.Add(s.JitterOf(name)))
+		starts = append(starts, at.Add(s.JitterOf(x.Name)))
 	}
 	return starts, nil
 }

@@ -161,7 +161,7 @@ type Export struct {
 	Compression string     `key:"compression" flag:"compression" enum:"zstd,gzip" default:"zstd" doc:"How logs are compressed."`
 	Redact      *Redaction `key:"redact" doc:"What is replaced in logs before they are stored. Without it nothing is."`
 	Schedule    *Schedule  `key:"schedule" doc:"When the export starts. Without it, it always watches for runs that end. With watchFor each start opens a window in which runs that end are exported. Alone, each start is a sweep: what the selected running and ended containers have written since the last sweep."`
-	WatchFor    Duration   `key:"watchFor" min:"1m" max:"366d" zero:"yes" default:"0s" example:"2h" doc:"How long a window stays open that schedule opens."`
+	WatchFor    Duration   `key:"watchFor" min:"1m" max:"366d" zero:"yes" default:"0s" example:"2h" doc:"How long a window stays open that schedule opens. A run belongs to the window that it ends in, so capture live, @every, and what the schedule says of late, missed and overlapping starts are not possible with it."`
 
 	// Compiled is Selection, ready for use.
 	Compiled *selection.Selection

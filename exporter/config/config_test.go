@@ -214,7 +214,7 @@ func TestUnits(t *testing.T) {
 // A fault of a check is told like a mistake: a file must never end an exporter that reads it while it runs.
 func TestFaultOfACheck(t *testing.T) {
 	_, err := config.Parse([]byte(head+"exports: [{name: a, schedule: {cron: '@daily'}}]"), config.Options{
-		CheckSchedule: func(*config.Schedule) error { panic("no such field") },
+		CheckSchedule: func(*config.Schedule, config.Duration) error { panic("no such field") },
 	})
 	var errs config.Errors
 	if !errors.As(err, &errs) || !strings.Contains(err.Error(), faulty) || !strings.Contains(err.Error(), "no such field") {
@@ -248,7 +248,7 @@ func TestHooks(t *testing.T) {
 `
 	_, err := config.Parse([]byte(text), config.Options{
 		Redactions: []string{"jwt", "basic"},
-		CheckSchedule: func(s *config.Schedule) error {
+		CheckSchedule: func(s *config.Schedule, _ config.Duration) error {
 			if s.TimeZone != "UTC" {
 				t.Error(s)
 			}

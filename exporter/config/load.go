@@ -25,7 +25,7 @@ type Options struct {
 	Flags map[string]string
 	// CheckSchedule and CheckRedaction, if they are set, say what is wrong with a cron line and its
 	// neighbours, and with redaction rules. Each error of a joined one is told for itself.
-	CheckSchedule  func(*Schedule) error
+	CheckSchedule  func(s *Schedule, watchFor Duration) error
 	CheckRedaction func(*Redaction) error
 	// Redactions are the names of the built-in rules; nil if they are not known.
 	Redactions []string

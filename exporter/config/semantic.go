@@ -15,15 +15,15 @@ import (
 // at returns where a path stands in the file, or the nearest section around it that does.
 func (d *decoder) at(path string) source {
 	for path != "" {
-		if n := d.nodes[path]; n != nil {
-			return source{node: n}
-		}
-		switch o := d.origins[path]; o.Kind {
+		switch o := d.origins[path]; o.Kind { // before the file, which may have another value there
 		case FromFlag:
 			return source{place: o.String()}
 		case FromEnvironment:
 			return source{place: o.String()}
 		case FromDefault, FromFile:
+		}
+		if n := d.nodes[path]; n != nil {
+			return source{node: n}
 		}
 		path = path[:max(0, strings.LastIndexAny(path, ".["))]
 	}
@@ -192,6 +192,9 @@ func (d *decoder) schedule(e *Export, path string) {
 		}
 		return
 	}
+	if e.WatchFor > 0 && e.Capture == "live" {
+		d.fail(d.at(path+".capture"), path+".capture", mistake{text: "a log that is followed from its container's start on cannot be limited to windows", allowed: "final, or no watchFor"})
+	}
 	s, path := e.Schedule, path+".schedule"
 	if s.Cron == "" || checkZone(s.TimeZone) != nil {
 		return // told before
@@ -203,7 +206,7 @@ func (d *decoder) schedule(e *Export, path string) {
 	if d.o.CheckSchedule == nil {
 		return
 	}
-	for _, err := range each(d.o.CheckSchedule(s)) {
+	for _, err := range each(d.o.CheckSchedule(s, e.WatchFor)) {
 		key := "cron"
 		if word, _, _ := strings.Cut(err.Error(), " "); slices.Contains(keysOf(fieldsOf(reflect.TypeFor[Schedule]())), word) {
 			key = word
@@ -274,11 +277,14 @@ func (d *decoder) redaction(r *Redaction, path string) {
 	}
 }
 
-// each takes a joined error apart.
-func each(err error) []error {
+// each takes a joined error apart, also one that is joined of such.
+func each(err error) (all []error) {
 	var joined interface{ Unwrap() []error }
 	if errors.As(err, &joined) {
-		return joined.Unwrap()
+		for _, err := range joined.Unwrap() {
+			all = append(all, each(err)...)
+		}
+		return all
 	}
 	if err == nil {
 		return nil

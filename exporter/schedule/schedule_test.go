@@ -248,6 +248,10 @@ func TestParseRefuses(t *testing.T) {
 		{Spec{Cron: "@daily", Jitter: -1}, "not within"},
 		{Spec{Cron: "*/15 * * * *", Jitter: time.Hour}, "jitter 1h0m0s is not shorter than the 15m0s"},
 		{Spec{Cron: "@daily", WatchFor: -1}, "negative"},
+		{Spec{Cron: "@daily", WatchFor: time.Hour, CatchUp: CatchUpLast}, "catchUp last means nothing with watchFor"},
+		{Spec{Cron: "@daily", WatchFor: time.Hour, StartingDeadline: time.Hour}, "startingDeadline 1h0m0s means nothing with watchFor"},
+		{Spec{Cron: "@daily", WatchFor: time.Hour, ConcurrencyPolicy: Replace}, "concurrencyPolicy Replace means nothing with watchFor"},
+		{Spec{Cron: "@daily", WatchFor: time.Hour, Jitter: time.Minute}, "jitter 1m0s means nothing with watchFor"},
 	} {
 		s, err := Parse(c.spec)
 		if err == nil || !strings.Contains(err.Error(), c.want) || s != nil {
