@@ -102,8 +102,12 @@ func (e *Exporter) HasExport(name string) bool {
 }
 
 // Sweep stores what the running containers that an export takes have written since they were last looked at,
-// and returns when it is in the spool. At the first one the whole log is stored.
+// and returns when it is in the spool. At the first one the whole log is stored. Until every pod has been seen,
+// see Ready, it waits: what runs is not known before.
 func (e *Exporter) Sweep(ctx context.Context, name string) error {
+	if err := e.awaitReady(ctx); err != nil {
+		return fmt.Errorf("sweep %q: %w", name, err)
+	}
 	x := e.exports.Load()
 	i := slices.IndexFunc(x.list, func(x *Export) bool { return x.Name == name })
 	if i < 0 {
