@@ -82,13 +82,30 @@ func (x *exports) redactOtherwise(than *Export) bool {
 	return slices.ContainsFunc(x.list, func(other *Export) bool { return other.Redact != nil && other.Redact != than.Redact })
 }
 
-// SetExports replaces the exports while the exporter runs. Captures that were begun go on as they were.
+// namespaces returns those that can hold a run that is taken, if all of them are named. only is as in Options.
+func (x *exports) namespaces(only string) []string {
+	var all selection.Exports
+	for _, e := range x.list {
+		if only == "" || e.Name == only {
+			all = append(all, e.Select)
+		}
+	}
+	list, _ := all.Namespaces()
+	return list
+}
+
+// SetExports replaces the exports while the exporter runs. Captures that were begun go on as they were. If the
+// new ones name further namespaces, these are watched from now on.
 func (e *Exporter) SetExports(list []Export) error {
 	x, err := newExports(list)
 	if err != nil {
 		return err
 	}
 	e.exports.Store(x)
+	select {
+	case e.replaced <- struct{}{}:
+	default:
+	}
 	e.tracker.reconsider()
 	return nil
 }
@@ -105,7 +122,7 @@ func (e *Exporter) HasExport(name string) bool {
 // and returns when it is in the spool. At the first one the whole log is stored. Until every pod has been seen,
 // see Ready, it waits: what runs is not known before.
 func (e *Exporter) Sweep(ctx context.Context, name string) error {
-	if err := e.awaitReady(ctx); err != nil {
+	if err := e.awaitSeen(ctx); err != nil {
 		return fmt.Errorf("sweep %q: %w", name, err)
 	}
 	x := e.exports.Load()

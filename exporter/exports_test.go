@@ -258,3 +258,51 @@ func TestExportsReplacedUnderLoad(t *testing.T) {
 		t.Errorf("%d runs have a record, the exports were replaced %d times", len(seen), replaced)
 	}
 }
+
+// New exports may name further namespaces. These are watched too, as soon as that is allowed; what was watched
+// before goes on meanwhile.
+func TestSetExportsElsewhere(t *testing.T) {
+	t.Parallel()
+	w := newTrapped(t, nil)
+	in := func(namespaces ...string) []Export {
+		return []Export{{Name: "named", Select: selects(t, selection.Spec{Namespaces: namespaces})}}
+	}
+	e := w.run(func(o *Options) { o.Exports = in("shop") })
+	w.until("the exporter to be ready", func() bool { return e.Ready() == nil })
+	elsewhere, c := w.pod("till")
+	elsewhere.Namespace = "pay"
+	w.kube.Log("pay", "till", "app", c.Serve)
+	w.kube.SetPod(elsewhere)
+	endAfter("elsewhere\n")(w.world, elsewhere, c)
+	if got := w.kube.Requests("/namespaces/pay/"); len(got) > 0 {
+		t.Errorf("requests to a namespace that no export names: %s", got)
+	}
+
+	w.kube.Deny("list", "pods", true)
+	if err := e.SetExports(in("shop", "pay")); err != nil {
+		t.Fatal(err)
+	}
+	w.until("the refusal", func() bool { return strings.Contains(w.said(), "access refused") })
+	if err := e.Ready(); err == nil {
+		t.Error("the exporter is ready, although a namespace cannot be watched")
+	}
+	w.runOf("a", "meanwhile\n", 0)
+	w.await(1)
+	if err := e.Sweep(t.Context(), "named"); err != nil {
+		t.Error(err)
+	}
+
+	w.kube.Deny("list", "pods", false)
+	w.await(2)
+	w.until("the exporter to be ready", func() bool { return e.Ready() == nil })
+	if err := e.SetExports([]Export{{Name: "all"}}); err != nil {
+		t.Fatal(err)
+	}
+	third, c := w.pod("third")
+	third.Namespace = "third"
+	w.kube.Log("third", "third", "app", c.Serve)
+	w.kube.SetPod(third)
+	endAfter("anywhere\n")(w.world, third, c)
+	w.await(3)
+	w.account()
+}

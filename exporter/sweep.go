@@ -43,12 +43,13 @@ func (e *Exporter) sweep(ctx context.Context, x *Export, take func(*run) bool) e
 	return nil
 }
 
-// awaitReady waits until every pod has been seen.
-func (e *Exporter) awaitReady(ctx context.Context) error {
+// awaitSeen waits until every pod has been seen. A namespace that cannot be watched yet, although new exports
+// name it, must not hold up the sweeps of the others.
+func (e *Exporter) awaitSeen(ctx context.Context) error {
 	tick := time.NewTicker(sweepPoll)
 	defer tick.Stop()
 	for {
-		err := e.Ready()
+		err := e.seen()
 		if err == nil {
 			return nil
 		}

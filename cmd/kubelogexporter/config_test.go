@@ -88,7 +88,7 @@ exports:
 	exports := got.Exports
 	got.Exports = nil
 	want := exporter.Options{
-		Namespaces: []string{"x", "y", "z"}, Capture: exporter.CaptureFinal, SpoolMaxBytes: 1 << 30, SpoolMinFree: 2 << 30,
+		Capture: exporter.CaptureFinal, SpoolMaxBytes: 1 << 30, SpoolMinFree: 2 << 30,
 		NodeLogs: exporter.NodeLogsRecover, Kubelets: nodelog.Options{CAFile: "k", Port: 7, MaxFiles: 9},
 		Follows: 1, Reads: 2, LiveFollows: 3, NodeFollows: 4, RotateAt: 8 << 20, ReadRate: 64 << 10, Uploads: 5,
 	}

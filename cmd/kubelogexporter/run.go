@@ -153,8 +153,11 @@ func (r *runCommand) run(cmd *cobra.Command, _ []string) error {
 	}
 	defer e.Close() //nolint:errcheck // the end of the process gives the spool back too
 	namespaces := "all"
-	if len(o.Namespaces) > 0 {
+	switch {
+	case len(o.Namespaces) > 0:
 		namespaces = strings.Join(o.Namespaces, ",")
+	case r.settings != nil:
+		namespaces = "those of the exports"
 	}
 	log.Info("starting", "version", o.Version, "cluster", o.Cluster, "server", o.Kube.Host, "identity", target.identity,
 		"namespaces", namespaces, "selector", cmp.Or(r.kube.selector, "all"), "sink", r.sink.sink, "spool", o.Spool)

@@ -166,9 +166,6 @@ func (s *settings) options(o *exporter.Options) error {
 	if o.Exports, err = exportsOf(f); err != nil {
 		return err
 	}
-	if len(o.Namespaces) == 0 {
-		o.Namespaces, _ = f.Selections().Namespaces()
-	}
 	o.Follows, o.Reads, o.LiveFollows, o.Uploads = f.Limits.Follows, f.Limits.Reads, f.Limits.LiveFollows, f.Limits.Uploads
 	o.SpoolMaxBytes, o.SpoolMinFree = int64(f.Spool.MaxSize), int64(f.Spool.MinFree)
 	return nil
