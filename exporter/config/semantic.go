@@ -151,7 +151,7 @@ func (d *decoder) exports(c *Config) {
 	for i := range c.Exports {
 		for j := range i {
 			first, second := c.Exports[j].Compiled, c.Exports[i].Compiled
-			if first == nil || second == nil || !first.Covers(second) {
+			if first == nil || second == nil || !first.Covers(second) || c.Exports[j].WatchFor > 0 { // what ends outside of windows is for those behind
 				continue
 			}
 			what := "its selection is no wider than that of"
