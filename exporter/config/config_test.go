@@ -244,7 +244,7 @@ func TestHooks(t *testing.T) {
     builtin: [jwtt]
 - name: b
   redact:
-    rules: [{name: mine, pattern: a+}]
+    rules: [{name: mine-too, pattern: b+, replace: x}, {name: mine, pattern: a+}]
 `
 	_, err := config.Parse([]byte(text), config.Options{
 		Redactions: []string{"jwt", "basic"},
@@ -255,17 +255,23 @@ func TestHooks(t *testing.T) {
 			return errors.Join(errors.New("minute 61 is too large"), errors.New("jitter 5m is too long"))
 		},
 		CheckRedaction: func(r *config.Redaction) error {
-			if !r.Builtin.All {
-				t.Error(r)
+			var errs []error
+			for _, rule := range r.Rules {
+				switch {
+				case rule.Name == "mine":
+					errs = append(errs, errors.New("rule mine, unlike mine-too: too slow"))
+				case rule.Replace != "":
+					errs = append(errs, errors.New("a replacement is too long"))
+				}
 			}
-			return errors.New("rule mine: too slow")
+			return errors.Join(errs...)
 		},
 	})
 	var errs config.Errors
-	if !errors.As(err, &errs) || len(errs) != 4 {
+	if !errors.As(err, &errs) || len(errs) != 5 {
 		t.Fatal(err)
 	}
-	for i, want := range []string{"config:5:20: exports[0].schedule.cron: minute 61", "config:5:42: exports[0].schedule.jitter: jitter", "config:7:15: exports[0].redact.builtin[0]: there is no built-in rule \"jwtt\"; allowed: jwt, basic; did you mean jwt?", "config:10:35: exports[1].redact.rules[0].pattern: rule mine"} {
+	for i, want := range []string{"config:5:20: exports[0].schedule.cron: minute 61", "config:5:42: exports[0].schedule.jitter: jitter", "config:7:15: exports[0].redact.builtin[0]: there is no built-in rule \"jwtt\"; allowed: jwt, basic; did you mean jwt?", "config:10:52: exports[1].redact.rules[0].replace: a replacement", "config:10:78: exports[1].redact.rules[1].pattern: rule mine"} {
 		if !strings.HasPrefix(errs[i].Error(), want) {
 			t.Errorf("%s, want %s", errs[i], want)
 		}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/kubelogexporter/kubelogexporter/exporter/notify"
 	"github.com/kubelogexporter/kubelogexporter/exporter/selection"
 )
 
@@ -97,8 +98,11 @@ func (d *decoder) check(c *Config) {
 	}
 	if e := c.Notifications.CloudEvents; e != nil {
 		for name := range e.Overrides.Extensions {
-			if path := "notifications.cloudEvents.overrides.extensions." + name; !regexp.MustCompile(`^[a-z0-9]{1,20}$`).MatchString(name) {
+			path := "notifications.cloudEvents.overrides.extensions." + name
+			if !regexp.MustCompile(`^[a-z0-9]{1,20}$`).MatchString(name) {
 				d.fail(d.at(path), path, mistake{text: fmt.Sprintf("%q is no name for an extension", name), allowed: "1 to 20 lower-case letters and digits"})
+			} else if err := notify.CheckExtension(name); err != nil {
+				d.fail(d.at(path), path, mistake{text: err.Error(), allowed: "a name that CloudEvents itself does not use"})
 			}
 		}
 	}
@@ -266,14 +270,25 @@ func (d *decoder) redaction(r *Redaction, path string) {
 	if d.o.CheckRedaction == nil || len(d.errs) > count {
 		return
 	}
-	for _, err := range each(d.o.CheckRedaction(r)) {
-		at := path
-		for i, rule := range r.Rules {
-			if rule.Name != "" && strings.Contains(err.Error(), rule.Name) {
-				at = fmt.Sprintf("%s.rules[%d].pattern", path, i)
+	errs := each(d.o.CheckRedaction(r))
+	if len(errs) == 0 {
+		return
+	}
+	count = len(d.errs)
+	for i, rule := range r.Rules { // one after the other, because no error says whose it is
+		alone := &Redaction{Rules: []Rule{rule}}
+		at := fmt.Sprintf("%s.rules[%d].pattern", path, i)
+		for _, err := range each(d.o.CheckRedaction(alone)) {
+			if alone.Rules[0].Replace = ""; d.o.CheckRedaction(alone) == nil {
+				at = fmt.Sprintf("%s.rules[%d].replace", path, i)
 			}
+			d.fail(d.at(at), at, mistake{text: err.Error()})
 		}
-		d.fail(d.at(at), at, mistake{text: err.Error()})
+	}
+	if len(d.errs) == count { // no rule is wrong, but all of them together
+		for _, err := range errs {
+			d.fail(d.at(path), path, mistake{text: err.Error()})
+		}
 	}
 }
 
