@@ -2,9 +2,14 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io"
+	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -106,6 +111,66 @@ exports:
 	if len(exports) != 2 || exports[0].Redact == nil || exports[0].Compression != bundle.Gzip || exports[0].Capture != exporter.CaptureLive ||
 		exports[1].Schedule == nil || exports[1].Schedule.Spec().WatchFor != 2*time.Hour || exports[1].Schedule.Spec().TimeZone != "Europe/Berlin" {
 		t.Errorf("exports %+v", exports)
+	}
+}
+
+// examples are all configurations that users are shown: files, what init writes, and what stands in documents.
+func examples(t *testing.T) map[string]string {
+	t.Helper()
+	all := map[string]string{"init": string(config.Init())}
+	const root = "../.."
+	fenced := regexp.MustCompile("(?ms)^```ya?ml\n(.*?)^```")
+	err := filepath.WalkDir(root, func(file string, entry fs.DirEntry, err error) error {
+		name := entry.Name()
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && (name == "testdata" || strings.HasPrefix(name, ".") && file != root):
+			return fs.SkipDir
+		case entry.IsDir() || filepath.Ext(name) != ".md" && filepath.Ext(name) != ".yaml":
+			return nil
+		}
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		parts := []string{string(text)}
+		if filepath.Ext(name) == ".md" {
+			parts = nil
+			for _, m := range fenced.FindAllStringSubmatch(string(text), -1) {
+				parts = append(parts, m[1])
+			}
+		}
+		for i, part := range parts {
+			if regexp.MustCompile(`(?m)^apiVersion: kubelogexporter\.dev/`).MatchString(part) {
+				all[fmt.Sprintf("%s, part %d", file, i)] = part
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"../../README.md", "../../deploy/config-file/config.yaml", "../../deploy/examples/schedules.yaml", "../../deploy/examples/redaction.yaml"} {
+		if !slices.ContainsFunc(slices.Collect(maps.Keys(all)), func(name string) bool { return strings.HasPrefix(name, want) }) {
+			t.Fatalf("no configuration in %s", want)
+		}
+	}
+	return all
+}
+
+// Every example passes the whole check, and makes exports.
+func TestExamples(t *testing.T) {
+	a := newApp("kubelogexporter", nil, io.Discard, io.Discard, nil)
+	for name, text := range examples(t) {
+		c, err := config.Parse([]byte(text), a.configOptions(newConfigPrintCommand(a)))
+		if err != nil || len(c.Warnings) > 0 {
+			t.Errorf("%s: %v %v", name, err, c)
+			continue
+		}
+		if _, err := exportsOf(c); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

@@ -13,6 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/kubelogexporter/kubelogexporter/exporter/config"
+	"github.com/kubelogexporter/kubelogexporter/exporter/redact"
+	"github.com/kubelogexporter/kubelogexporter/exporter/schedule"
 	"github.com/kubelogexporter/kubelogexporter/exporter/selection"
 )
 
@@ -434,7 +436,21 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		slow := time.AfterFunc(5*time.Second, func() { panic("this takes too long:\n" + text) })
 		defer slow.Stop()
-		c, err := config.Parse([]byte(text), config.Options{Lookup: environment("A", "b")})
+		c, err := config.Parse([]byte(text), config.Options{
+			Lookup: environment("A", "b"),
+			CheckSchedule: func(s *config.Schedule, watchFor config.Duration) error {
+				_, err := schedule.Parse(schedule.Spec{Cron: s.Cron, TimeZone: s.TimeZone, Jitter: time.Duration(s.Jitter), WatchFor: time.Duration(watchFor)})
+				return err
+			},
+			CheckRedaction: func(r *config.Redaction) error {
+				var rules []redact.Rule
+				for _, rule := range r.Rules {
+					rules = append(rules, redact.Rule{Name: rule.Name, Pattern: rule.Pattern, Replacement: rule.Replace})
+				}
+				_, err := redact.New(rules)
+				return err
+			},
+		})
 		var errs config.Errors
 		if err != nil && (!errors.As(err, &errs) || len(errs) == 0 || c != nil || strings.Contains(err.Error(), faulty)) {
 			t.Fatal(c, err)

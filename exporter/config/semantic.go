@@ -275,7 +275,7 @@ func (d *decoder) redaction(r *Redaction, path string) {
 		return
 	}
 	count = len(d.errs)
-	for i, rule := range r.Rules { // one after the other, because no error says whose it is
+	for i, rule := range r.Rules[:min(len(r.Rules), maxErrors)] { // one after the other, because no error says whose it is
 		alone := &Redaction{Rules: []Rule{rule}}
 		at := fmt.Sprintf("%s.rules[%d].pattern", path, i)
 		for _, err := range each(d.o.CheckRedaction(alone)) {
