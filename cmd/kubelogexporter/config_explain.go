@@ -156,7 +156,7 @@ func (x *explainCommand) print(c *config.Config, sub *selection.Subject) error {
 func fate(e *config.Export, sub *selection.Subject, d selection.Decision) (note, taker string, last bool, err error) {
 	switch {
 	case e.WatchFor > 0:
-		return window(e, sub, d)
+		return windowFate(e, sub, d)
 	case d == selection.Maybe:
 		return "", "its log is captured for export " + e.Name + "; whether that takes it is known at the run's end", true, nil
 	}
@@ -170,8 +170,8 @@ func fate(e *config.Export, sub *selection.Subject, d selection.Decision) (note,
 	return "", fmt.Sprintf("%s at its end, and what it has written at each sweep (%s, %s)", taker, e.Schedule.Cron, e.Schedule.TimeZone), true, nil
 }
 
-// window is fate for an export with windows, in which a run must end.
-func window(e *config.Export, sub *selection.Subject, d selection.Decision) (note, taker string, last bool, err error) {
+// windowFate is fate for an export with windows, in which a run must end.
+func windowFate(e *config.Export, sub *selection.Subject, d selection.Decision) (note, taker string, last bool, err error) {
 	s, err := schedule.Parse(scheduleSpec(e.Schedule, e.WatchFor))
 	if err != nil {
 		return "", "", false, err

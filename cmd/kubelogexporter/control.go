@@ -30,6 +30,7 @@ type control struct {
 	e        *exporter.Exporter
 	settings *settings
 	runner   *schedule.Runner
+	windows  *windows
 	log      *slog.Logger
 
 	mu     sync.Mutex // one reload at a time
@@ -41,7 +42,7 @@ type control struct {
 func newControl(e *exporter.Exporter, s *settings, state schedule.State, log *slog.Logger, reg prometheus.Registerer) (*control, error) {
 	const ns = "kubelogexporter"
 	c := &control{
-		e: e, settings: s, log: log, runner: schedule.NewRunner(schedule.Options{State: state, Log: log}), sum: s.sum(),
+		e: e, settings: s, log: log, runner: schedule.NewRunner(schedule.Options{State: state, Log: log}), windows: &windows{log: log}, sum: s.sum(),
 		loaded: prometheus.NewGauge(prometheus.GaugeOpts{Namespace: ns, Name: "config_last_reload_successful",
 			Help: "1 if the configuration file could be taken over when it was last looked at, 0 if the one before is in use."}),
 		last: prometheus.NewGauge(prometheus.GaugeOpts{Namespace: ns, Name: "config_last_reload_success_timestamp_seconds",
@@ -49,7 +50,7 @@ func newControl(e *exporter.Exporter, s *settings, state schedule.State, log *sl
 	}
 	c.loaded.Set(1)
 	c.last.SetToCurrentTime()
-	reg.MustRegister(c.loaded, c.last, scheduleMetrics{c.runner})
+	reg.MustRegister(c.loaded, c.last, scheduleMetrics{c.runner, c.windows})
 	list, err := exportsOf(s.config)
 	if err != nil {
 		return nil, err
@@ -62,12 +63,13 @@ func newControl(e *exporter.Exporter, s *settings, state schedule.State, log *sl
 func (c *control) schedule(list []exporter.Export) {
 	set := make(map[string]schedule.Entry)
 	for _, x := range list {
-		if x.Schedule == nil || x.Schedule.Spec().WatchFor > 0 {
+		if x.Schedule == nil || windowed(x) {
 			continue
 		}
 		set[x.Name] = schedule.Entry{Schedule: x.Schedule, Export: func(ctx context.Context, _ time.Time) error { return c.e.Sweep(ctx, x.Name) }}
 	}
 	c.runner.Set(set)
+	c.windows.replace(list, time.Now())
 }
 
 // run works until ctx ends.
@@ -86,7 +88,8 @@ func (c *control) run(ctx context.Context) {
 			return
 		case <-hangup:
 			_ = c.reload() // told already
-		case <-tick.C:
+		case now := <-tick.C:
+			c.windows.look(now)
 			if c.changed() {
 				_ = c.reload()
 			}
@@ -154,41 +157,54 @@ func restarts(old, now *config.Config) (keys []string) {
 }
 
 // scheduleMetrics show the schedules.
-type scheduleMetrics struct{ runner *schedule.Runner }
+type scheduleMetrics struct {
+	runner  *schedule.Runner
+	windows *windows
+}
 
-func (scheduleMetrics) descs() (next, last, running, started, failed, missed *prometheus.Desc) {
+func (scheduleMetrics) descs() (next, last, running, started, failed, missed, open *prometheus.Desc) {
 	desc := func(name, help string) *prometheus.Desc {
 		return prometheus.NewDesc("kubelogexporter_schedule_"+name, help, []string{"export"}, nil)
 	}
-	return desc("next_start_timestamp_seconds", "When the export starts next; 0 for never."),
-		desc("last_start_timestamp_seconds", "When the export was due that started last; 0 for never."),
+	return desc("next_start_timestamp_seconds", "When the export starts, or its window opens, next; 0 for never."),
+		desc("last_start_timestamp_seconds", "When the export was due that started last, or its last window opened; 0 for never. After a restart, when it was due last."),
 		desc("running", "Starts of the export that are still at work."),
 		desc("starts_total", "Starts of the export."),
 		desc("failures_total", "Starts of the export that failed."),
-		desc("missed_total", "Starts of the export that were missed or skipped.")
+		desc("missed_total", "Starts of the export that were missed or skipped."),
+		desc("window_open", "1 while a window of the export is open, 0 while none is.")
 }
 
 // Describe implements prometheus.Collector.
 func (m scheduleMetrics) Describe(ch chan<- *prometheus.Desc) {
-	a, b, c, d, e, f := m.descs()
-	for _, desc := range []*prometheus.Desc{a, b, c, d, e, f} {
+	a, b, c, d, e, f, g := m.descs()
+	for _, desc := range []*prometheus.Desc{a, b, c, d, e, f, g} {
 		ch <- desc
 	}
 }
 
 // Collect implements prometheus.Collector.
 func (m scheduleMetrics) Collect(ch chan<- prometheus.Metric) {
-	next, last, running, started, failed, missed := m.descs()
+	next, last, running, started, failed, missed, open := m.descs()
+	gauge := func(d *prometheus.Desc, name string, v float64) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, name)
+	}
+	now := time.Now()
+	all := m.windows.all()
+	for name, w := range all {
+		gauge(next, name, unix(w.opens(now)))
+		gauge(last, name, unix(w.opened(now)))
+		gauge(open, name, w.isOpen(now))
+	}
 	for _, s := range m.runner.Status() {
-		gauge := func(d *prometheus.Desc, v float64) {
-			ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, s.Name)
-		}
 		count := func(d *prometheus.Desc, v int64) {
 			ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), s.Name)
 		}
-		gauge(next, unix(s.Next))
-		gauge(last, unix(s.Last))
-		gauge(running, float64(s.Running))
+		if _, ok := all[s.Name]; !ok { // it may have got windows while a last start is at work
+			gauge(next, s.Name, unix(s.Next))
+			gauge(last, s.Name, unix(s.Last))
+		}
+		gauge(running, s.Name, float64(s.Running))
 		count(started, s.Started)
 		count(failed, s.Failed)
 		count(missed, s.Missed+s.Skipped)

@@ -108,7 +108,8 @@ func newSchedulesCommand(a *app) *cobra.Command {
 		Long: `Show when the exports of a configuration with a schedule were due last and start
 next. What is shown as last was started then, unless it was skipped or missed: the
 program's log and its metric kubelogexporter_schedule_missed_total tell. It is read
-where "run" keeps it: in the spool, and in a pod in a Lease of its namespace.`,
+where "run" keeps it: in the spool, and in a pod in a Lease of its namespace. For an
+export with watchFor these are the times at which its windows open.`,
 		Example: a.examples(`
   {} schedules --config config.yaml
   kubectl -n kubelogexporter exec deploy/kubelogexporter -- /kubelogexporter schedules`),
@@ -171,15 +172,15 @@ func scheduleOf(ctx context.Context, x *config.Export, state schedule.State) (sc
 	last, from := time.Time{}, now
 	if spec.WatchFor > 0 {
 		line.WatchFor = spec.WatchFor.String()
-		if start, open := s.Window(now); open {
-			last = start
+		if !spec.Suspend {
+			last = s.Last(now)
 		}
 	} else if last, err = state.Load(ctx, x.Name); err != nil {
 		return line, err
 	} else if !last.IsZero() && last.Before(now) {
 		from = last // "@every" counts from here
 	}
-	if !last.IsZero() {
+	if !last.IsZero() && (spec.WatchFor > 0 || s.Starts(last)) {
 		line.LastDue = &last
 	}
 	if next := s.Next(from).Add(s.JitterOf(x.Name)); !spec.Suspend && !s.Next(from).IsZero() {

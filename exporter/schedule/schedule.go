@@ -296,6 +296,28 @@ func (s *Schedule) lastBefore(known, now time.Time) time.Time {
 	return known
 }
 
+// Last returns the last start not after a time, without jitter. It is zero for an "@every", which is counted from
+// nowhere.
+func (s *Schedule) Last(t time.Time) time.Time {
+	if s.line.every != nil {
+		return time.Time{}
+	}
+	from := t.AddDate(-9, 0, 0) // there are eight years at most between two starts
+	if last := s.lastBefore(from, t); last.After(from) {
+		return last
+	}
+	return time.Time{}
+}
+
+// Starts says whether a time that a State holds is one of a start; otherwise the schedule was set then. Starts
+// are whole seconds, also those of an "@every".
+func (s *Schedule) Starts(t time.Time) bool {
+	if s.line.every != nil {
+		return t.Equal(t.Truncate(time.Second))
+	}
+	return s.Next(t.Add(-time.Second)).Equal(t)
+}
+
 // Window returns the start of the window that a time lies in: WatchFor from each start on. Of windows that
 // overlap it is the earliest. A schedule that is suspended, or has no WatchFor, has no windows.
 func (s *Schedule) Window(t time.Time) (start time.Time, open bool) {

@@ -330,6 +330,21 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
+func TestLast(t *testing.T) {
+	for _, c := range []struct{ line, at, want string }{
+		{"0 3 * * *", "2026-11-23T02:59:59Z", "2026-11-22T03:00:00Z"},
+		{"0 3 * * *", "2026-11-23T03:00:00Z", "2026-11-23T03:00:00Z"},
+		{"* * * * *", "2026-11-23T03:00:59Z", "2026-11-23T03:00:00Z"},
+		{"0 0 29 2 *", "2104-02-28T00:00:00Z", "2096-02-29T00:00:00Z"},
+		{"@every 1h", "2026-11-23T03:00:00Z", ""},
+	} {
+		got := parse(t, Spec{Cron: c.line}).Last(stamp(t, c.at))
+		if c.want == "" && !got.IsZero() || c.want != "" && !got.Equal(stamp(t, c.want)) {
+			t.Errorf("%q at %s: %s, want %q", c.line, c.at, got, c.want)
+		}
+	}
+}
+
 func TestWindow(t *testing.T) {
 	s, err := Parse(Spec{Cron: "0 22 * * *", TimeZone: "Europe/Berlin", WatchFor: 3 * time.Hour})
 	if err != nil {
