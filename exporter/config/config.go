@@ -194,7 +194,7 @@ func (s Selection) Spec() selection.Spec {
 // Schedule says when an export starts.
 type Schedule struct {
 	Cron              string   `key:"cron" required:"yes" raw:"yes" example:"0 3 * * *" doc:"Five fields (minute, hour, day of month, month, day of week), @hourly, @daily, @weekly, @monthly, @yearly, or @every with a duration."`
-	TimeZone          string   `key:"timeZone" check:"zone" default:"UTC" example:"Europe/Berlin" doc:"A zone of the IANA database."`
+	TimeZone          string   `key:"timeZone" check:"zone" default:"UTC" example:"Europe/Berlin" doc:"A zone of the IANA database. When its clock is put forward, a time in the gap runs right after it; when it is put back, one in the overlap runs once. Lines whose hour is * or */n, or that name every hour, go on by the clock: no start in the gap, and those in the overlap both times."`
 	ConcurrencyPolicy string   `key:"concurrencyPolicy" enum:"Forbid,Allow,Replace" default:"Forbid" doc:"What happens if the last start is still at work: Forbid skips the new one, Allow lets both go on, Replace ends the old one."`
 	StartingDeadline  Duration `key:"startingDeadline" min:"1m" zero:"yes" default:"0s" doc:"How late a start may be; 0 is no limit."`
 	CatchUp           string   `key:"catchUp" enum:"none,last" default:"none" doc:"Whether the last start that was missed is made up for."`
