@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -23,6 +24,7 @@ import (
 	"github.com/kubelogexporter/kubelogexporter/exporter/nodelog"
 	"github.com/kubelogexporter/kubelogexporter/sink"
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
+	"github.com/kubelogexporter/kubelogexporter/sink/s3test"
 )
 
 // Every flag of run has its place in the file, and the same default there.
@@ -208,5 +210,36 @@ func TestLiveWindowsByFlag(t *testing.T) {
 	_, err := config.Parse([]byte(text), a.configOptions(newConfigPrintCommand(a)))
 	if err == nil || strings.Count(err.Error(), "environment variable KUBELOGEXPORTER_CAPTURE: ") != 1 || strings.Contains(err.Error(), "config:") {
 		t.Error(err)
+	}
+}
+
+// A bucket that can be read and takes no objects is found, as it is at the start.
+func TestCheckSinkStores(t *testing.T) {
+	store := s3test.New(t)
+	store.Change(func(s *s3test.Server) {
+		s.Script = func(w http.ResponseWriter, r *http.Request, _ []byte, _ int) bool {
+			if r.Method == http.MethodPut {
+				s3test.Refuse(w, http.StatusBadRequest, "InvalidStorageClass")
+			}
+			return r.Method == http.MethodPut
+		}
+	})
+	t.Setenv("AWS_ACCESS_KEY_ID", s3test.AccessKey)
+	t.Setenv("AWS_SECRET_ACCESS_KEY", s3test.SecretKey)
+	c := &config.Config{Sink: config.Sink{S3: &config.S3{Endpoint: store.URL, Bucket: "logs", Credentials: "env", StorageClass: "COLD"}}}
+	if _, err := newApp("kubelogexporter", nil, io.Discard, io.Discard, nil).checkSink(t.Context(), c); err == nil || !strings.Contains(err.Error(), "InvalidStorageClass") {
+		t.Error(err)
+	}
+}
+
+// The Lease of the schedules needs what deploy/ grants.
+func TestFurtherRights(t *testing.T) {
+	scheduled := &config.Config{Kubelets: config.Kubelets{NodeLogs: "off"}, Exports: []config.Export{{Schedule: &config.Schedule{}}}}
+	got := fmt.Sprint(furtherRights(scheduled, &kubeTarget{pod: true, namespace: "x"}))
+	if want := "[create leases.coordination.k8s.io in namespace x get leases.coordination.k8s.io in namespace x update leases.coordination.k8s.io in namespace x]"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	if got := furtherRights(scheduled, &kubeTarget{}); len(got) > 0 {
+		t.Errorf("outside of a pod there is no Lease, yet %s", got)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	coordination "k8s.io/client-go/kubernetes/typed/coordination/v1"
 
+	"github.com/kubelogexporter/kubelogexporter/exporter"
 	"github.com/kubelogexporter/kubelogexporter/exporter/config"
 	"github.com/kubelogexporter/kubelogexporter/exporter/schedule"
 )
@@ -50,6 +51,17 @@ func openStarts(target *kubeTarget, spool string, log *slog.Logger) (*starts, er
 		s.lease = schedule.NewLeaseState(client.Leases(target.namespace), schedulesLease)
 	}
 	return s, nil
+}
+
+// leaseRights are the rights that the Lease needs.
+func leaseRights(namespace string) []exporter.Permission {
+	lease := exporter.Permission{Verb: "create", Group: "coordination.k8s.io", Resource: "leases", Namespace: namespace}
+	all := []exporter.Permission{lease}
+	lease.Name = schedulesLease
+	for _, lease.Verb = range []string{"get", "update"} {
+		all = append(all, lease)
+	}
+	return all
 }
 
 // Load implements schedule.State: the later of the two times.
