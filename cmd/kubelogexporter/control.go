@@ -32,6 +32,7 @@ type control struct {
 	runner   *schedule.Runner
 	windows  *windows
 	log      *slog.Logger
+	poll     time.Duration // reloadPoll, but in a test
 
 	mu     sync.Mutex // one reload at a time
 	sum    [sha256.Size]byte
@@ -42,7 +43,7 @@ type control struct {
 func newControl(e *exporter.Exporter, s *settings, state schedule.State, log *slog.Logger, reg prometheus.Registerer) (*control, error) {
 	const ns = "kubelogexporter"
 	c := &control{
-		e: e, settings: s, log: log, runner: schedule.NewRunner(schedule.Options{State: state, Log: log}), windows: &windows{log: log}, sum: s.sum(),
+		e: e, settings: s, log: log, runner: schedule.NewRunner(schedule.Options{State: state, Log: log}), windows: &windows{log: log}, poll: reloadPoll, sum: s.sum(),
 		loaded: prometheus.NewGauge(prometheus.GaugeOpts{Namespace: ns, Name: "config_last_reload_successful",
 			Help: "1 if the configuration file could be taken over when it was last looked at, 0 if the one before is in use."}),
 		last: prometheus.NewGauge(prometheus.GaugeOpts{Namespace: ns, Name: "config_last_reload_success_timestamp_seconds",
@@ -80,7 +81,7 @@ func (c *control) run(ctx context.Context) {
 	var loops sync.WaitGroup
 	loops.Go(func() { _ = c.runner.Run(ctx) }) // ends with ctx
 	defer loops.Wait()
-	tick := time.NewTicker(reloadPoll)
+	tick := time.NewTicker(c.poll)
 	defer tick.Stop()
 	for {
 		select {
