@@ -40,7 +40,11 @@ type starts struct {
 func openStarts(target *kubeTarget, spool string, log *slog.Logger) (*starts, error) {
 	s := &starts{log: log, namespace: target.namespace}
 	var err error
-	if s.file, err = schedule.OpenFileState(filepath.Join(spool, schedulesFile)); err != nil {
+	s.file, err = schedule.OpenFileState(filepath.Join(spool, schedulesFile))
+	switch {
+	case errors.Is(err, schedule.ErrDamaged): // no reason to let logs be lost
+		log.Warn("the last starts of schedules are not known: what was missed is not caught up", "err", err)
+	case err != nil:
 		return nil, err
 	}
 	if target.pod {

@@ -179,8 +179,15 @@ func TestFileState(t *testing.T) {
 	if err := os.WriteFile(path, []byte(`{"a": "yesterday"}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenFileState(path); err == nil || !strings.Contains(err.Error(), path) {
-		t.Errorf("a damaged file: %v", err)
+	s, err := OpenFileState(path)
+	if !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), path) {
+		t.Fatalf("a damaged file: %v", err)
+	}
+	if err := s.Store(t.Context(), "a", at); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := open().Load(t.Context(), "a"); err != nil || !got.Equal(at) {
+		t.Errorf("after the damage: %s, %v", got, err)
 	}
 	gone := &FileState{path: filepath.Join(t.TempDir(), "none", "s.json"), times: make(map[string]time.Time)}
 	if err := gone.Store(t.Context(), "a", at); err == nil || !gone.times["a"].IsZero() {
