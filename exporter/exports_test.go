@@ -306,3 +306,24 @@ func TestSetExportsElsewhere(t *testing.T) {
 	w.await(3)
 	w.account()
 }
+
+// What a running container's log begins with is looked for once, however often the exports are replaced.
+func TestSetExportsProbesOnce(t *testing.T) {
+	t.Parallel()
+	w := newTrapped(t, nil)
+	pod, c := w.pod("probed")
+	c.Print(time.Now(), "first\n")
+	w.kube.SetPod(pod)
+	e := w.run(nil)
+	probes := func() int { return len(w.kube.Requests("limitBytes=64")) }
+	w.until("the probe", func() bool { return probes() > 0 && e.Ready() == nil })
+	for range 5 {
+		if err := e.SetExports([]Export{{Name: "all"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-time.After(200 * time.Millisecond)
+	if n := probes(); n != 1 {
+		t.Errorf("%d probes", n)
+	}
+}
