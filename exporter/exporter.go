@@ -47,7 +47,8 @@ type Options struct {
 	// Exports say which of these are captured and how. Empty means one that takes all of them, with
 	// Compression and Capture.
 	Exports []Export
-	// Only leaves the runs of all exports but this one alone; empty means none.
+	// Only leaves the runs of all exports but this one alone; empty means none. Then Export keeps to windows,
+	// also to this one's, and otherwise it does not.
 	Only        string
 	Compression bundle.Compression
 	Capture     Capture

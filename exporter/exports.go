@@ -178,7 +178,7 @@ func (e *Exporter) match(x *Export, r *run, m moment) selection.Decision {
 // takes decides about a run whose log would be read now.
 func (e *Exporter) takes(r *run, m moment) (*Export, selection.Decision) {
 	at := time.Now()
-	if e.once { // whoever asks for an export now does not mean its windows
+	if e.once && e.opts.Only == "" { // whoever asks for all exports now does not mean their windows
 		at = time.Time{}
 	} else if m.term != nil && !m.term.FinishedAt.IsZero() {
 		at = m.term.FinishedAt.Time

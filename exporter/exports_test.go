@@ -327,3 +327,32 @@ func TestSetExportsProbesOnce(t *testing.T) {
 		t.Errorf("%d probes", n)
 	}
 }
+
+// A request for one export does not mean its windows. Those before it keep theirs: what ended outside of them is
+// not theirs.
+func TestOnlyBehindWindows(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	past := time.Now().UTC().Add(-3 * time.Hour)
+	shut, err := schedule.Parse(schedule.Spec{Cron: past.Format("4 15 * * *"), WatchFor: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.runOf("outside", "outside\n", 0)
+	inside, c := w.pod("inside-its-window")
+	c.Print(past, "inside\n")
+	c.Exit()
+	exit(inside, 0)
+	inside.Status.ContainerStatuses[0].State.Terminated.FinishedAt.Time = past.Add(time.Minute)
+	w.kube.SetPod(inside)
+	e := w.exporter(func(o *Options) {
+		o.Exports, o.Only = []Export{{Name: "night", Schedule: shut}, {Name: "rest"}}, "rest"
+	})
+	defer e.Close() //nolint:errcheck // a test's own
+	if err := e.Export(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.archived(); got != "outside:export" && got != "outside:final" {
+		t.Errorf("archived %s", got)
+	}
+}

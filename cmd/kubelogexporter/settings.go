@@ -184,10 +184,8 @@ func (s *settings) only(o *exporter.Options, name string) error {
 		}
 		return usagef("--export: %s has no export %q; there are %s", s.file, name, cmp.Or(strings.Join(names, ", "), "none"))
 	}
-	// Those before it stay in front: what they take is theirs.
-	for j := range i {
-		o.Exports[j].Schedule = nil
-	}
+	// Those before it stay in front: what they take, in their windows if they have some, is theirs.
+	o.Exports[i].Schedule = nil // whoever asks for it now does not mean its windows
 	o.Exports = o.Exports[:i+1]
 	o.Only = name
 	return nil
