@@ -48,7 +48,10 @@ func (e *Exporter) seenAlive(r *run) {
 		e.beginLive(r, x, d == selection.Maybe)
 		return
 	}
-	e.probeHead(r)
+	if !r.probed { // it is offered again whenever the exports are replaced
+		r.probed = true
+		e.probeHead(r)
+	}
 }
 
 // hasRecord is the tracker's word that a run which was seen alive has its record.

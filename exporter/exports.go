@@ -82,13 +82,30 @@ func (x *exports) redactOtherwise(than *Export) bool {
 	return slices.ContainsFunc(x.list, func(other *Export) bool { return other.Redact != nil && other.Redact != than.Redact })
 }
 
-// SetExports replaces the exports while the exporter runs. Captures that were begun go on as they were.
+// namespaces returns those that can hold a run that is taken, if all of them are named. only is as in Options.
+func (x *exports) namespaces(only string) []string {
+	var all selection.Exports
+	for _, e := range x.list {
+		if only == "" || e.Name == only {
+			all = append(all, e.Select)
+		}
+	}
+	list, _ := all.Namespaces()
+	return list
+}
+
+// SetExports replaces the exports while the exporter runs. Captures that were begun go on as they were. If the
+// new ones name further namespaces, these are watched from now on.
 func (e *Exporter) SetExports(list []Export) error {
 	x, err := newExports(list)
 	if err != nil {
 		return err
 	}
 	e.exports.Store(x)
+	select {
+	case e.replaced <- struct{}{}:
+	default:
+	}
 	e.tracker.reconsider()
 	return nil
 }
@@ -102,8 +119,12 @@ func (e *Exporter) HasExport(name string) bool {
 }
 
 // Sweep stores what the running containers that an export takes have written since they were last looked at,
-// and returns when it is in the spool. At the first one the whole log is stored.
+// and returns when it is in the spool. At the first one the whole log is stored. Until every pod has been seen,
+// see Ready, it waits: what runs is not known before.
 func (e *Exporter) Sweep(ctx context.Context, name string) error {
+	if err := e.awaitSeen(ctx); err != nil {
+		return fmt.Errorf("sweep %q: %w", name, err)
+	}
 	x := e.exports.Load()
 	i := slices.IndexFunc(x.list, func(x *Export) bool { return x.Name == name })
 	if i < 0 {
@@ -157,7 +178,7 @@ func (e *Exporter) match(x *Export, r *run, m moment) selection.Decision {
 // takes decides about a run whose log would be read now.
 func (e *Exporter) takes(r *run, m moment) (*Export, selection.Decision) {
 	at := time.Now()
-	if e.once { // whoever asks for an export now does not mean its windows
+	if e.once && e.opts.Only == "" { // whoever asks for all exports now does not mean their windows
 		at = time.Time{}
 	} else if m.term != nil && !m.term.FinishedAt.IsZero() {
 		at = m.term.FinishedAt.Time

@@ -3,6 +3,7 @@ package exporter
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -11,7 +12,7 @@ import (
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
 
-// sweepPoll is how often it is looked whether a sweep is done.
+// sweepPoll is how often it is looked whether a sweep can begin, and whether it is done.
 const sweepPoll = 20 * time.Millisecond
 
 // sweep stores what the running containers that take says yes to have written since they were last looked
@@ -40,6 +41,26 @@ func (e *Exporter) sweep(ctx context.Context, x *Export, take func(*run) bool) e
 		}
 	}
 	return nil
+}
+
+// awaitSeen waits until every pod has been seen. A namespace that cannot be watched yet, although new exports
+// name it, must not hold up the sweeps of the others.
+func (e *Exporter) awaitSeen(ctx context.Context) error {
+	tick := time.NewTicker(sweepPoll)
+	defer tick.Stop()
+	for {
+		err := e.seen()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", err, ctx.Err())
+		case <-e.stopped:
+			return errStopping
+		}
+	}
 }
 
 // look begins a capture that only stores what there is so far; nil if the run is being captured already.

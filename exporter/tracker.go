@@ -82,6 +82,7 @@ type run struct {
 	hurried bool          // handed to work again, because its pod began to be deleted
 	alive   bool          // was seen alive
 	done    bool          // has its record
+	probed  bool          // its head is looked for
 	capture *capture      // the queue's, touched under the tracker's lock only by whoever hands work out
 	head    time.Time     // stamp of the first line of the file, as a probe saw it; zero if it was empty
 	stored  string        // key of the last snapshot of it

@@ -47,12 +47,23 @@ func (t *triggers) register(mux *http.ServeMux) {
 	}
 }
 
+// readToken reads the token that a request must bring.
+func readToken(file string) ([]byte, error) {
+	token, err := os.ReadFile(file) //nolint:gosec // the user names the file
+	if token = bytes.TrimSpace(token); err == nil && len(token) == 0 {
+		err = errors.New("it is empty")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read token from %s: %w", file, err)
+	}
+	return token, nil
+}
+
 // guard lets requests through that bring the token, as "Authorization: Bearer <token>".
 func (t *triggers) guard(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		want, err := os.ReadFile(t.tokenFile)
-		want = bytes.TrimSpace(want)
-		if err != nil || len(want) == 0 {
+		want, err := readToken(t.tokenFile)
+		if err != nil {
 			t.log.Warn("a request was refused because the token cannot be read", "file", t.tokenFile, "err", err)
 			http.Error(w, "the server's token cannot be read", http.StatusServiceUnavailable)
 			return
