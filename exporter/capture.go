@@ -91,7 +91,7 @@ func (e *Exporter) begin(r *run, p priority) bool {
 		return true
 	}
 	m := r.moment()
-	x, d := e.takes(r, m)
+	x, d := e.takes(r, m, e.endOf(m))
 	if d == selection.No {
 		return false
 	}

@@ -1,6 +1,7 @@
 package exporter
 
 import (
+	"context"
 	"strings"
 	"sync"
 	"testing"
@@ -141,6 +142,49 @@ func TestSetExports(t *testing.T) {
 		t.Error("two exports of one name were accepted")
 	}
 	w.account()
+}
+
+// One of several exports, once: what those before it take is theirs, and left alone.
+func TestExportOnly(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for _, name := range []string{"a", "bb", "ccc"} {
+		pod, c := w.pod(name)
+		c.Print(time.Now(), name+"\n")
+		if name != "ccc" {
+			c.Exit()
+			exit(pod, 1)
+		}
+		w.kube.SetPod(pod)
+	}
+	for _, tt := range []struct{ only, want string }{
+		{"first", "a:export"},
+		{"second", "a:export bb:export ccc:export"},
+		{"", "a:export bb:export ccc:export"},
+	} {
+		before := len(w.kube.Requests("/log?"))
+		e := w.exporter(func(o *Options) {
+			o.Only = tt.only
+			o.Exports = []Export{{Name: "first", Select: selects(t, selection.Spec{Labels: "app=a"})}, {Name: "second"}}
+		})
+		if err := e.Export(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		if p := e.Progress(); p.Pods != 3 || p.Done != p.Runs || len(p.Failures) > 0 {
+			t.Errorf("only %q: %+v", tt.only, p)
+		}
+		if err := e.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.archived(); got != tt.want {
+			t.Errorf("only %q: archived %s, want %s", tt.only, got, tt.want)
+		}
+		for _, r := range w.kube.Requests("/log?")[before:] {
+			if tt.only == "first" && !strings.Contains(r, "/a/") || tt.only == "second" && strings.Contains(r, "/a/") {
+				t.Errorf("only %q: %s", tt.only, r)
+			}
+		}
+	}
 }
 
 // What an expression asks for may never be known. Then the run is taken.

@@ -137,6 +137,9 @@ func (c *capture) resume(ctx context.Context, key string) error {
 	if len(rec.Objects) == 0 {
 		return nil
 	}
+	if c.undecided && rec.Capture.Redaction != nil {
+		return errors.New("it was redacted, and what goes on is not before it is known which export takes it")
+	}
 	for _, o := range rec.Objects {
 		if _, _, _, compression, err := bundle.ParseKey(o.Key); err != nil || compression != c.export.Compression {
 			return errors.New("it is compressed in another way than is wanted now")

@@ -397,15 +397,21 @@ func (s *shipper) putRecord(ctx context.Context, key string, rec *bundle.Record,
 		if !errors.Is(err, sink.ErrExists) && !errors.Is(err, sink.ErrChanged) {
 			break
 		}
-		var better bool
 		var old sink.Object
-		if old, better, err = s.better(ctx, key, rec, data); err != nil {
+		var stored []byte
+		if old, stored, err = s.stored(ctx, key); err != nil {
 			return err
 		}
-		if !better {
-			if s.counts(key) {
-				s.e.metrics.already.Inc()
-			}
+		if bytes.Equal(stored, data) { // by a try whose answer was lost, or by a process that has told nobody
+			s.tell(key, rec, data)
+			s.already(key)
+			return nil
+		}
+		switch more, err := tellsMore(key, rec, stored); {
+		case err != nil:
+			return err
+		case !more:
+			s.already(key)
 			return nil
 		}
 		r, ok := s.e.bucket.(sink.Replacer)
@@ -425,40 +431,50 @@ func (s *shipper) putRecord(ctx context.Context, key string, rec *bundle.Record,
 		return nil
 	}
 	s.e.metrics.archived.Inc()
-	if tell := s.e.opts.Archived; tell != nil && !rec.State.Running {
-		tell(key, data)
-	}
+	s.tell(key, rec, data)
 	if t := rec.State.FinishedAt; t != nil && !rec.State.FinishedAtEstimated {
 		s.e.metrics.lag.Observe(time.Since(*t).Seconds())
 	}
 	return nil
 }
 
-// better says whether our record tells of more than the one that is stored. Complete beats incomplete,
+// already counts a run that has its record.
+func (s *shipper) already(key string) {
+	if s.counts(key) {
+		s.e.metrics.already.Inc()
+	}
+}
+
+// tell tells of an archived run. It may do so again: an event's ID is that of the record.
+func (s *shipper) tell(key string, rec *bundle.Record, data []byte) {
+	if tell := s.e.opts.Archived; tell != nil && !rec.State.Running {
+		tell(key, data)
+	}
+}
+
+// stored reads the record that the run has.
+func (s *shipper) stored(ctx context.Context, key string) (old sink.Object, data []byte, err error) {
+	if old, err = s.e.bucket.Stat(ctx, key); err == nil {
+		data, err = readAll(ctx, s.e.bucket, key)
+	}
+	return old, data, err
+}
+
+// tellsMore says whether our record tells of more than the one that is stored. Complete beats incomplete,
 // because it was proven; then the longer log wins; of equals the one that came first stays.
-func (s *shipper) better(ctx context.Context, key string, ours *bundle.Record, data []byte) (old sink.Object, better bool, err error) {
-	if old, err = s.e.bucket.Stat(ctx, key); err != nil {
-		return old, false, err
-	}
-	stored, err := readAll(ctx, s.e.bucket, key)
-	if err != nil {
-		return old, false, err
-	}
-	if bytes.Equal(stored, data) {
-		return old, false, nil
-	}
+func tellsMore(key string, ours *bundle.Record, stored []byte) (bool, error) {
 	if !json.Valid(stored) {
-		return old, true, nil // cut short on its way, by whoever stored it
+		return true, nil // cut short on its way, by whoever stored it
 	}
 	theirs, err := bundle.Decode(stored)
 	if err != nil {
-		return old, false, fmt.Errorf("compare %s: %w by what this program cannot read: %w", key, errRefused, err)
+		return false, fmt.Errorf("compare %s: %w by what this program cannot read: %w", key, errRefused, err)
 	}
 	switch {
 	case theirs.RawSHA256 == ours.RawSHA256:
-		return old, false, nil
+		return false, nil
 	case theirs.Verdict.Complete != ours.Verdict.Complete:
-		return old, ours.Verdict.Complete, nil
+		return ours.Verdict.Complete, nil
 	}
-	return old, ours.RawBytes > theirs.RawBytes, nil
+	return ours.RawBytes > theirs.RawBytes, nil
 }

@@ -9,6 +9,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/kubelogexporter/kubelogexporter/exporter/podlog"
+	"github.com/kubelogexporter/kubelogexporter/exporter/selection"
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
 
@@ -167,5 +168,13 @@ func (c *capture) over(ctx context.Context) {
 	}
 	c.sweeping.Store(false)
 	c.count()
+	switch x, d := c.e.takes(c.run, m, c.e.endOf(m)); { // its end decides, and not who has asked for the sweep
+	case d == selection.No:
+		c.discard()
+		return
+	case x != c.export, d == selection.Maybe:
+		c.reset()
+		c.export, c.undecided = x, d == selection.Maybe
+	}
 	c.next(c.priority(), time.Now(), c.follow)
 }

@@ -225,11 +225,6 @@ func (e *Exporter) see(pod *podInfo, deleted bool) {
 // namespace and the UID are enough.
 func (e *Exporter) ObservePod(pod *corev1.Pod, deleted bool) { e.see(infoOf(pod), deleted) }
 
-// Pod asks the API server for a pod.
-func (e *Exporter) Pod(ctx context.Context, namespace, name string) (*corev1.Pod, error) {
-	return e.kube.CoreV1().Pods(namespace).Get(ctx, name, metav1.GetOptions{})
-}
-
 // selects says whether the pod is wanted. The selection is made here and not by the API server: an
 // object that leaves a server-side selector looks deleted.
 func (e *Exporter) selects(pod *podInfo) bool {

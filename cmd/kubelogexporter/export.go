@@ -101,14 +101,19 @@ func (x *exportCommand) run(cmd *cobra.Command, pods []string) error {
 			return err
 		}
 	}
+	events, err := x.notifier(&o, log)
+	if err != nil {
+		return err
+	}
 	e, err := exporter.New(o)
 	if err != nil {
 		return spoolError(err)
 	}
 	defer e.Close() //nolint:errcheck // the end of the process gives the spool back too
 	begun := time.Now()
-	stop := show.start(func() string { return line(e.Progress()) })
+	stop, stopEvents := show.start(func() string { return line(e.Progress()) }), events.start()
 	err = e.Export(ctx)
+	stopEvents()
 	stop()
 	return x.finish(ctx, o, e.Progress(), time.Since(begun), err)
 }

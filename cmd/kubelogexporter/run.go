@@ -143,9 +143,12 @@ func (r *runCommand) run(cmd *cobra.Command, _ []string) error {
 	}
 	reg := newRegistry(buildVersion())
 	o.Metrics = reg
-	events, err := r.notifier(&o, log, reg)
+	events, err := r.notifier(&o, log)
 	if err != nil {
 		return err
+	}
+	if events != nil {
+		reg.MustRegister(eventMetrics{events.n})
 	}
 	e, err := exporter.New(o)
 	if err != nil {
@@ -167,10 +170,7 @@ func (r *runCommand) run(cmd *cobra.Command, _ []string) error {
 	}
 	defer beside.stop()
 	beside.loops.Go(func() { checkBucket(ctx, o.Bucket, log) })
-	if events != nil {
-		stopEvents := events.start()
-		defer stopEvents() // after the last record
-	}
+	defer events.start()() // stopped after the last record
 	err = e.Run(ctx)
 	beside.loops.Wait()
 	if err == nil {
