@@ -231,9 +231,21 @@ func (c *capture) open() error {
 	return nil
 }
 
-// reset throws away what was read, because it may be another run's or the spool failed.
+// reset throws away what was read, because it may be another run's, or can be had again.
 func (c *capture) reset() {
 	c.held.end(c.e)
+	c.held = held{}
+}
+
+// leave leaves what was read and is not in the spool for good where the next process finds it, unless it may be
+// another run's or can be had again.
+func (c *capture) leave() {
+	if c.out == nil || c.out.draft == nil || c.atSource() || !c.out.unsafe() || c.foreign(c.run.now()) {
+		c.reset()
+		return
+	}
+	c.e.outputs.remove(c.out)
+	c.out.leave()
 	c.held = held{}
 }
 
@@ -320,10 +332,11 @@ func (c *capture) note(method string, res podlog.Result, err error) {
 	c.reads = append(c.reads, r)
 }
 
-// abandon gives up when the exporter stops. The run stays unrecorded; the next start finds it again.
+// abandon ends a capture when the exporter stops. The run stays unrecorded; the next start finds it again, and
+// what was read of it.
 func (c *capture) abandon() {
 	c.drop()
-	c.reset()
+	c.leave()
 	if c.sweeping.Swap(false) { // it was never counted
 		c.e.captures.end()
 		return

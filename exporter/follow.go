@@ -42,7 +42,10 @@ const (
 // follow reads a running container's log to its end. For a pod that is being deleted the stream is
 // opened while the container still runs, because what is left after its exit lives for a second or less.
 func (c *capture) follow(ctx context.Context) {
-	c.takeUp(ctx)
+	if !c.takeUp(ctx) {
+		c.again(c.follow)
+		return
+	}
 	m := c.run.now()
 	switch {
 	case m.ended() && !c.had():
@@ -139,7 +142,7 @@ func (c *capture) stop(ctx context.Context) {
 	}
 	if c.running && !c.e.once {
 		c.storeSoFar() // and the next process goes on from there
-		c.reset()
+		c.leave()
 		c.closed()
 		return
 	}

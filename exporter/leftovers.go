@@ -17,6 +17,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/kubelogexporter/kubelogexporter/exporter/podlog"
 	"github.com/kubelogexporter/kubelogexporter/exporter/redact"
 	"github.com/kubelogexporter/kubelogexporter/exporter/selection"
 	"github.com/kubelogexporter/kubelogexporter/sink"
@@ -297,22 +298,38 @@ func (u *until) Read(p []byte) (int, error) {
 }
 
 // takeLeftovers goes on with what an earlier process had read of the run and not committed, before the
-// source is asked. It follows what was committed last, if anything was.
-func (c *capture) takeLeftovers(ctx context.Context) {
+// source is asked. It follows what was committed last, if anything was. They leave the disk when all of them are
+// written there again, and not before: they may be all there is. It returns whether the capture may go on.
+func (c *capture) takeLeftovers(ctx context.Context) bool {
 	all := c.e.leftovers.take(c.run.id)
-	for i, left := range all {
-		if err := c.takeLeftover(ctx, left); err != nil {
-			c.reset()
-			for _, left := range all[i:] {
-				c.e.leftovers.add(c.run.id, left)
-			}
-			c.e.log.Warn("cannot take up what was read before, will try again", c.attrs("err", err)...)
-			return
+	var err error
+	for _, left := range all {
+		if err = c.takeLeftover(ctx, left); err != nil {
+			break
 		}
+	}
+	if err == nil && c.out != nil {
+		if err = c.out.kept(); err != nil {
+			err = &podlog.WriteError{Err: err}
+		}
+	}
+	if err != nil {
+		c.reset()
+		for _, left := range all {
+			c.e.leftovers.add(c.run.id, left)
+		}
+		c.refused++
+		c.e.log.Warn("cannot take up what was read before, will try again", c.attrs("err", err)...)
+		var werr *podlog.WriteError
+		full := errors.As(err, &werr) || errors.Is(err, errSpoolFull) || sink.Reason(err) == "DiskFull"
+		return !full // what cannot be read is no reason to read nothing
+	}
+	for _, left := range all {
 		if err := left.remove(c.e.spool); err != nil {
 			c.e.log.Warn("cannot clean the spool; the next start does", c.attrs("err", err)...)
 		}
 	}
+	return true
 }
 
 func (c *capture) takeLeftover(ctx context.Context, left *leftover) error {
@@ -323,6 +340,9 @@ func (c *capture) takeLeftover(ctx context.Context, left *leftover) error {
 	defer done()
 	if err := c.open(); err != nil {
 		return err
+	}
+	if c.out.draft == nil {
+		return errSpoolFull // in memory it would be lost with the process
 	}
 	if c.out.sieve != nil && left.redacted() {
 		return c.takeRedacted(text)
@@ -377,7 +397,13 @@ func (c *capture) takeRedacted(text io.Reader) error {
 	case c.tookText:
 		held = heldEnd{last: o.sieve.last, n: o.sieve.n}
 	}
-	first, last, n, err := copyHeld(o.w, text, held)
+	first, last, n, err := copyHeld(writerFunc(func(p []byte) (int, error) {
+		n, err := o.w.Write(p)
+		if err != nil {
+			err = &podlog.WriteError{Err: err}
+		}
+		return n, err
+	}), text, held)
 	if err != nil || last.IsZero() {
 		return err
 	}

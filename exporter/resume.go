@@ -25,10 +25,11 @@ const (
 )
 
 // takeUp makes a capture go on with what was stored of the run's log while it went on: by an earlier
-// process, or by an earlier look at it. If that cannot be had the log begins anew.
-func (c *capture) takeUp(ctx context.Context) {
+// process, or by an earlier look at it. If that cannot be had the log begins anew. It returns whether the capture
+// may go on: not while what an earlier process has read waits for room.
+func (c *capture) takeUp(ctx context.Context) bool {
 	if c.tookUp || c.had() {
-		return
+		return true
 	}
 	c.tookUp = true
 	wait := resumeWait
@@ -47,7 +48,7 @@ func (c *capture) takeUp(ctx context.Context) {
 		c.e.log.Warn("cannot go on with what was stored of a log; its record will name only what is read from now on, and what was stored stays as a snapshot",
 			c.attrs("snapshot", key, "err", err)...)
 	}
-	c.takeLeftovers(ctx)
+	return c.takeLeftovers(ctx)
 }
 
 // stored returns the key of the run's last snapshot, if there is one. The ledger knows it; where a

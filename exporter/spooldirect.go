@@ -95,6 +95,13 @@ func (e *Exporter) output(c *capture) (*output, error) {
 		out.redact(c.export.Redact)
 	}
 	out.room = func() error { return e.awaitRoom(c) }
+	out.wait = func() bool {
+		if !c.mayWait() {
+			return false
+		}
+		<-time.After(roomLook)
+		return true
+	}
 	e.outputs.add(out)
 	return out, nil
 }
@@ -122,19 +129,30 @@ func (c *capture) urgent() bool {
 	return m.dying || m.podGone || m.slot != slotCurrent
 }
 
-// awaitRoom is asked before text is written. While the pod stays, a stream waits, and the text with it at
-// its source; a finished log is read again later. What cannot be had later is cut where the room ends.
+// mayWait says whether the log is followed and its container runs, be its pod dying or not: then the stream can
+// wait, and the text with it at its source.
+func (c *capture) mayWait() bool {
+	return c.followed && !c.e.stopping() && !c.run.now().ended()
+}
+
+// atSource says whether what is held can be had again, as long as nothing happens to the pod. Then its room is
+// better used by others.
+func (c *capture) atSource() bool { return !c.followed && !c.resumed && !c.urgent() }
+
+// awaitRoom is asked before text is written. While its container runs, a stream waits; a finished log of a pod that
+// stays is read again later. What cannot be had later is cut where the room ends.
 func (e *Exporter) awaitRoom(c *capture) error {
 	for !e.space.admits(c.urgent()) {
 		switch {
-		case c.urgent(), c.followed && (e.stopping() || c.run.now().ended()):
+		case c.mayWait():
+			<-time.After(roomLook)
+		case c.urgent(), c.followed:
 			c.noRoom = true
 			return errCut
-		case !c.followed:
+		default:
 			c.noRoom = true
 			return errSpoolFull
 		}
-		<-time.After(roomLook)
 	}
 	return nil
 }

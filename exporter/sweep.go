@@ -67,7 +67,10 @@ func (c *capture) snapshot(ctx context.Context) {
 		c.discard()
 		return
 	}
-	c.takeUp(ctx)
+	if !c.takeUp(ctx) {
+		c.again(c.snapshot)
+		return
+	}
 	c.asked = slotCurrent
 	var req podlog.Request
 	if c.earlier != nil {
