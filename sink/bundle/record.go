@@ -159,7 +159,7 @@ const (
 	CauseNotWitnessed Cause = "not_witnessed"
 	// CauseTailUnproven: the closing checks could not run.
 	CauseTailUnproven Cause = "tail_unproven"
-	// CauseJoinFailed: two reads of the log do not overlap.
+	// CauseJoinFailed: two reads of the log do not overlap, or a segment that was stored before is no longer there.
 	CauseJoinFailed Cause = "join_failed"
 	// CauseKubeletError: the kubelet answered with an error in place of the log, to the end.
 	CauseKubeletError Cause = "kubelet_error"
