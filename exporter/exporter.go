@@ -144,6 +144,8 @@ type Exporter struct {
 	rotateAt  int64
 	// These are the constants of the same names, but for tests.
 	segmentEvery, renewAfter time.Duration
+	segmentsToDouble         int
+	maxNamed                 int
 	stopped                  chan struct{} // closed when Run's context has ended
 	ship                     *shipper
 	space                    *space
@@ -204,6 +206,7 @@ func New(o Options) (*Exporter, error) {
 		nodeFiles: files,
 		rate:      newRate(o.ReadRate),
 		rotateAt:  orDefault(o.RotateAt, cautiousRotateAt), stopped: make(chan struct{}), segmentEvery: segmentEvery, renewAfter: renewAfter,
+		segmentsToDouble: segmentsToDouble, maxNamed: maxNamed,
 	}
 	e.exports.Store(chosen)
 	e.undecidable.Interval = time.Minute

@@ -43,6 +43,8 @@ type output struct {
 	first       time.Time
 	firstSecond int64
 	full        bool // there was no room for more: the rest of the log is lost
+	most        int  // how many objects the record can name, 0 is no limit
+	long        bool // there are as many
 	over        bool // it was given up, or all of it is committed
 }
 
@@ -92,7 +94,8 @@ func (o *output) Write(p []byte) (int, error) {
 		full = o.room()
 	}
 	o.mu.Lock()
-	o.full = o.full || errors.Is(full, errCut)
+	o.long = o.long || o.most > 0 && len(o.files) >= o.most
+	o.full = o.full || o.long || errors.Is(full, errCut)
 	if o.full {
 		o.mu.Unlock()
 		return len(p), nil // what is held stays whole up to here
@@ -211,6 +214,20 @@ func (o *output) resume(rec *bundle.Record) error {
 		o.sieve.goOn(lastOf(rec))
 	}
 	return nil
+}
+
+// named returns how many objects are in the spool, or were.
+func (o *output) named() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.keys)
+}
+
+// isLong says whether the log has as many objects as its record can name.
+func (o *output) isLong() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.long
 }
 
 func (o *output) isFull() bool {

@@ -88,7 +88,7 @@ func (c *capture) seal(ctx context.Context) {
 func (c *capture) report(rec *bundle.Record, key string) {
 	args := c.attrs("key", key, "lines", rec.Lines, "bytes", rec.RawBytes, "complete", rec.Verdict.Complete)
 	if rec.Verdict.Tail.Cause == bundle.CauseSpoolFull && rec.Lines > 0 {
-		c.e.log.Error("log cut: the spool is full", args...)
+		c.e.log.Error("log cut: there was no room for the rest of it", args...)
 		return
 	}
 	if rec.Lines == 0 && rec.Verdict.Head.State == bundle.Lost {

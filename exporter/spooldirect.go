@@ -94,6 +94,7 @@ func (e *Exporter) output(c *capture) (*output, error) {
 	if !c.undecided {
 		out.redact(c.export.Redact)
 	}
+	out.most = e.mostObjects(c.run, c.export.Compression)
 	out.room = func() error { return e.awaitRoom(c) }
 	out.wait = func() bool {
 		if !c.mayWait() {

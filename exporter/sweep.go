@@ -106,6 +106,11 @@ func (c *capture) storeSnapshot(ctx context.Context) {
 		c.over(ctx) // the name may have moved on under the read
 		return
 	}
+	if c.early() && c.putBack() == nil {
+		c.e.tally.add(func(t *tally) { t.already++ })
+		c.over(ctx)
+		return
+	}
 	before := int64(0)
 	if c.earlier != nil {
 		before = c.earlier.RawBytes
