@@ -52,6 +52,7 @@ type capture struct {
 	sweeping  atomic.Bool // it is only looked what there is so far
 	looked    bool        // the pod was looked at after the last read
 	noRoom    bool        // the spool was full when there was something to read
+	apart     bool        // the store was away when it was to be looked what it has of the log
 
 	notes  sync.Mutex // what goes into a record, which may be written beside a stream
 	reads  []bundle.Read

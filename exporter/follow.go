@@ -134,7 +134,7 @@ func (c *capture) stop(ctx context.Context) {
 	}
 	m := c.run.now()
 	c.running = !m.ended() && !m.dying
-	if c.running && c.undecided { // nothing of it is archived before it is known to be wanted
+	if c.running && (c.undecided || !c.rejoin(ctx)) { // nothing of it is archived before it is known to be wanted, and to be all
 		c.out.leave()
 		c.held = held{}
 		c.closed()
@@ -165,6 +165,7 @@ func (c *capture) stream(ctx context.Context) (ended, ok bool) {
 		res, ok := c.take(ctx, "follow", podlog.Request{Follow: true, Since: c.since()})
 		switch {
 		case c.renew:
+			c.rejoin(ctx)
 			continue
 		case ok && res.TextKind == podlog.TextGone:
 			c.removed(res, end)

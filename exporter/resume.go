@@ -38,17 +38,83 @@ func (c *capture) takeUp(ctx context.Context) bool {
 	}
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	key, err := c.stored(ctx)
-	if err == nil && key != "" {
-		err = c.resume(ctx, key)
-	}
-	if err != nil {
+	key, err := c.resumeStored(ctx)
+	switch {
+	case err == nil:
+		c.apart = false
+	case ctx.Err() != nil, errors.As(err, new(*awayError)):
 		c.reset()
-		c.tookUp = true
+		if c.tookUp = true; !c.apart {
+			c.e.log.Warn("cannot look for what was stored of a log; it is read meanwhile, and goes on from there later", c.attrs("err", err)...)
+		}
+		c.apart = true
+	default:
+		c.reset()
+		c.tookUp, c.apart = true, false
 		c.e.log.Warn("cannot go on with what was stored of a log; its record will name only what is read from now on, and what was stored stays as a snapshot",
 			c.attrs("snapshot", key, "err", err)...)
 	}
 	return c.takeLeftovers(ctx)
+}
+
+// awayError says that the store could not tell what it has.
+type awayError struct{ error }
+
+func (e *awayError) Unwrap() error { return e.error }
+
+func (c *capture) resumeStored(ctx context.Context) (key string, err error) {
+	if key, err = c.stored(ctx); err != nil || key == "" {
+		return key, err
+	}
+	if err = c.resume(ctx, key); !errors.Is(err, sink.ErrNotFound) {
+		return key, err
+	}
+	// A record that told of damage may have taken its place, or its time in the bucket is over.
+	if key, err = c.e.lastSnapshot(ctx, c.run); err == nil && key != "" {
+		c.reset()
+		c.tookUp, err = true, c.resume(ctx, key)
+	}
+	return key, err
+}
+
+// rejoin puts what was read while the store was away behind what it has of the log. It returns whether the capture
+// may store anything: not while the store may have more of the log than is known.
+func (c *capture) rejoin(ctx context.Context) bool {
+	if !c.apart {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(ctx, resumeWait)
+	defer cancel()
+	was := c.held
+	if was.out != nil && was.out.draft == nil { // in memory it cannot wait
+		c.apart = false
+		return true
+	}
+	c.held = held{tookUp: true}
+	_, err := c.resumeStored(ctx)
+	away := err != nil && (ctx.Err() != nil || errors.As(err, new(*awayError)))
+	if err == nil && was.out != nil && c.earlier != nil {
+		if err = was.out.kept(); err == nil {
+			err = c.takeLeftover(ctx, &leftover{about: c.aboutDraft(c.decided(), true), draft: was.out.draft})
+		}
+		if err == nil && c.out != nil {
+			err = c.out.kept()
+		}
+		away = err != nil
+	}
+	if err != nil || c.earlier == nil {
+		c.reset()
+		c.held = was
+		c.apart = away
+		return !away
+	}
+	c.apart = false
+	was.end(c.e)
+	c.served, c.own, c.asked, c.tail = was.served, was.own, was.asked, was.tail
+	if c.middle.State == bundle.Proven && was.out != nil && was.middle.State != bundle.Proven {
+		c.middle = was.middle
+	}
+	return true
 }
 
 // stored returns the key of the run's last snapshot, if there is one. The ledger knows it; where a
@@ -89,7 +155,7 @@ func (e *Exporter) lastSnapshot(ctx context.Context, r *run) (string, error) {
 		last := ""
 		for o, err := range e.bucket.List(ctx, prefix, sink.ListOptions{}) {
 			if err != nil {
-				return "", fmt.Errorf("look for snapshots: %w", err)
+				return "", &awayError{fmt.Errorf("look for snapshots: %w", err)}
 			}
 			if strings.HasSuffix(o.Key, ".json") {
 				last = o.Key
@@ -108,7 +174,7 @@ func (e *Exporter) daysSince(ctx context.Context, key bundle.RunKey, from time.T
 	prefix := bundle.NamespacePrefix(key.Cluster, key.Namespace) + "date="
 	for o, err := range e.bucket.List(ctx, prefix, sink.ListOptions{Shallow: true}) {
 		if err != nil {
-			return nil, fmt.Errorf("look for snapshots: %w", err)
+			return nil, &awayError{fmt.Errorf("look for snapshots: %w", err)}
 		}
 		if day := strings.TrimSuffix(strings.TrimPrefix(o.Key, prefix), "/"); day >= oldest {
 			days = append(days, day)
@@ -197,8 +263,11 @@ func (e *Exporter) loadStored(ctx context.Context, key string) (*bundle.Record, 
 
 func (e *Exporter) openStored(ctx context.Context, key string, offset int64) (io.ReadCloser, error) {
 	body, err := e.spool.Open(ctx, key, offset, -1)
-	if errors.Is(err, sink.ErrNotFound) {
-		return e.bucket.Open(ctx, key, offset, -1)
+	if !errors.Is(err, sink.ErrNotFound) {
+		return body, err
+	}
+	if body, err = e.bucket.Open(ctx, key, offset, -1); err != nil && !errors.Is(err, sink.ErrNotFound) {
+		err = &awayError{err}
 	}
 	return body, err
 }

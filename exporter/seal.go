@@ -28,6 +28,15 @@ func (c *capture) seal(ctx context.Context) {
 		c.abandon() // the next start reads it; only what a stream has brought is worth a record now
 		return
 	}
+	switch {
+	case c.apart && c.e.stopping():
+		c.abandon()
+		return
+	case !c.rejoin(ctx):
+		c.refused++
+		c.again(c.seal)
+		return
+	}
 	m := c.run.now()
 	switch taken, err := c.settleExport(m); {
 	case err != nil && ctx.Err() != nil:

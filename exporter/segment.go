@@ -26,8 +26,9 @@ const (
 	segmentLook = 5 * time.Second
 )
 
-// segments stores what a stream has brought, from time to time, until ctx ends.
-func (c *capture) segments(ctx context.Context) {
+// segments stores what a stream has brought, from time to time, until ctx ends. While it is not known what the store
+// has of the log nothing is stored: the stream is renewed when the store is there again, and then it is looked up.
+func (c *capture) segments(ctx context.Context, renew func()) {
 	tick := time.NewTicker(min(segmentLook, c.e.segmentEvery))
 	defer tick.Stop()
 	for {
@@ -35,7 +36,13 @@ func (c *capture) segments(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			c.segment()
+			switch {
+			case !c.apart:
+				c.segment()
+			case c.e.ship.reachable(ctx):
+				renew()
+				return
+			}
 		}
 	}
 }
@@ -70,14 +77,7 @@ func (c *capture) early() bool {
 
 // putBack leaves what was read on disk for the next look at the run, as an earlier process would.
 func (c *capture) putBack() error {
-	about, err := c.about(c.export)
-	if err != nil {
-		return err
-	}
-	rec, err := bundle.Decode(about)
-	if err != nil {
-		return err
-	}
+	rec := c.aboutDraft(c.decided(), c.apart)
 	if err := c.out.kept(); err != nil {
 		return err
 	}

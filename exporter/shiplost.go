@@ -19,6 +19,14 @@ import (
 // the bucket with a record that names it, or when it is set aside.
 var errGone = errors.New("it was stored before and is no longer there")
 
+// reachable asks the store for something, be it there or not.
+func (s *shipper) reachable(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, resumeWait)
+	defer cancel()
+	_, err := s.e.bucket.Stat(ctx, "reachable")
+	return err == nil || errors.Is(err, sink.ErrNotFound)
+}
+
 // placed is where a segment was stored that a snapshot named.
 type placed struct {
 	bundle.Object

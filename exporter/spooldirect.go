@@ -74,11 +74,7 @@ func (o *outputs) flush(ctx context.Context) {
 // output opens the place that a capture's text goes to: in the spool, or, if that is full and the store
 // takes something, in memory and from there to the bucket.
 func (e *Exporter) output(c *capture) (*output, error) {
-	x := c.export
-	if c.undecided {
-		x = nil
-	}
-	about, err := c.about(x)
+	about, err := c.about(c.decided())
 	if err != nil {
 		return nil, err
 	}
@@ -107,14 +103,29 @@ func (e *Exporter) output(c *capture) (*output, error) {
 	return out, nil
 }
 
+// decided returns the export that takes the run for sure, nil if that is not known yet.
+func (c *capture) decided() *Export {
+	if c.undecided {
+		return nil
+	}
+	return c.export
+}
+
 // about is what goes with a draft: which run it is of, and, if its text goes through an export's redactor,
 // that it was redacted. What is not redacted must be before it is archived.
 func (c *capture) about(x *Export) ([]byte, error) {
+	return bundle.Encode(c.aboutDraft(x, c.apart))
+}
+
+func (c *capture) aboutDraft(x *Export, apart bool) *bundle.Record {
 	rec := c.record(c.run.now(), true)
 	if x != nil && x.Redact != nil {
 		rec.Capture.Redaction = &bundle.Redaction{Rules: x.Redact.Names()}
 	}
-	return bundle.Encode(rec)
+	if apart { // it is not known how it joins what is stored
+		rec.Verdict.Middle = bundle.Part{State: bundle.Unproven, Cause: bundle.CauseJoinFailed}
+	}
+	return rec
 }
 
 // cannotSpool tells of a failure of the spool; of one that is full the user was told once.

@@ -106,7 +106,7 @@ func (c *capture) storeSnapshot(ctx context.Context) {
 		c.over(ctx) // the name may have moved on under the read
 		return
 	}
-	if c.early() && c.putBack() == nil {
+	if (!c.rejoin(ctx) || c.early()) && c.putBack() == nil {
 		c.e.tally.add(func(t *tally) { t.already++ })
 		c.over(ctx)
 		return
