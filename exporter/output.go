@@ -26,7 +26,7 @@ type output struct {
 	commit      func(i int, o *bundle.Object) error // puts an object under its key, or under another that is free
 	release     func()                              // nil if there is nothing to give back
 	room        func() error                        // asked before each write; nil if there is always room
-	wait        func() bool                         // waits a while after a write has failed, if the text can wait; nil if it never can
+	wait        func(error) bool                    // waits a while after a write has failed, if the text can wait; nil if it never can
 
 	mu    sync.Mutex // a segment is cut beside the stream that writes
 	files []unfinished
@@ -115,7 +115,7 @@ func (o *output) Write(p []byte) (int, error) {
 	if err != nil || full != nil {
 		return len(p), errors.Join(err, full)
 	}
-	for err = o.catchUp(); err != nil && o.wait != nil && o.wait(); {
+	for err = o.catchUp(); err != nil && o.wait != nil && o.wait(err); {
 		err = o.catchUp()
 	}
 	return len(p), err

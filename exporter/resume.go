@@ -38,8 +38,7 @@ func (c *capture) takeUp(ctx context.Context) bool {
 	}
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	key, err := c.resumeStored(ctx)
-	switch {
+	switch err := c.resumeStored(ctx); {
 	case err == nil:
 		c.apart = false
 	case ctx.Err() != nil, errors.As(err, new(*awayError)):
@@ -51,8 +50,7 @@ func (c *capture) takeUp(ctx context.Context) bool {
 	default:
 		c.reset()
 		c.tookUp, c.apart = true, false
-		c.e.log.Warn("cannot go on with what was stored of a log; its record will name only what is read from now on, and what was stored stays as a snapshot",
-			c.attrs("snapshot", key, "err", err)...)
+		c.cannotGoOn(err)
 	}
 	return c.takeLeftovers(ctx)
 }
@@ -62,19 +60,29 @@ type awayError struct{ error }
 
 func (e *awayError) Unwrap() error { return e.error }
 
-func (c *capture) resumeStored(ctx context.Context) (key string, err error) {
-	if key, err = c.stored(ctx); err != nil || key == "" {
-		return key, err
+// cannotGoOn tells that a log begins anew.
+func (c *capture) cannotGoOn(err error) {
+	c.e.log.Warn("cannot go on with what was stored of a log; its record will name only what is read from now on, and what was stored stays as a snapshot", c.attrs("err", err)...)
+}
+
+// resumeStored makes the log go on where its last snapshot ends, if there is one.
+func (c *capture) resumeStored(ctx context.Context) error {
+	key, err := c.stored(ctx)
+	if err != nil || key == "" {
+		return err
 	}
 	if err = c.resume(ctx, key); !errors.Is(err, sink.ErrNotFound) {
-		return key, err
+		return err
 	}
 	// A record that told of damage may have taken its place, or its time in the bucket is over.
-	if key, err = c.e.lastSnapshot(ctx, c.run); err == nil && key != "" {
-		c.reset()
-		c.tookUp, err = true, c.resume(ctx, key)
+	c.reset()
+	c.tookUp = true
+	if last, lerr := c.e.lastSnapshot(ctx, c.run); lerr != nil {
+		return lerr
+	} else if last != "" {
+		return c.resume(ctx, last)
 	}
-	return key, err
+	return err
 }
 
 // rejoin puts what was read while the store was away behind what it has of the log. It returns whether the capture
@@ -91,7 +99,7 @@ func (c *capture) rejoin(ctx context.Context) bool {
 		return true
 	}
 	c.held = held{tookUp: true}
-	_, err := c.resumeStored(ctx)
+	err := c.resumeStored(ctx)
 	away := err != nil && (ctx.Err() != nil || errors.As(err, new(*awayError)))
 	if err == nil && was.out != nil && c.earlier != nil {
 		if err = was.out.kept(); err == nil {
@@ -105,7 +113,9 @@ func (c *capture) rejoin(ctx context.Context) bool {
 	if err != nil || c.earlier == nil {
 		c.reset()
 		c.held = was
-		c.apart = away
+		if c.apart = away; err != nil && !away {
+			c.cannotGoOn(err)
+		}
 		return !away
 	}
 	c.apart = false

@@ -92,9 +92,14 @@ func (e *Exporter) output(c *capture) (*output, error) {
 	}
 	out.most = e.mostObjects(c.run, c.export.Compression)
 	out.room = func() error { return e.awaitRoom(c) }
-	out.wait = func() bool {
+	told := false
+	out.wait = func(err error) bool {
 		if !c.mayWait() {
 			return false
+		}
+		if !told {
+			told = true
+			c.cannotSpool(err)
 		}
 		<-time.After(roomLook)
 		return true

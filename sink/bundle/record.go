@@ -163,7 +163,7 @@ const (
 	CauseJoinFailed Cause = "join_failed"
 	// CauseKubeletError: the kubelet answered with an error in place of the log, to the end.
 	CauseKubeletError Cause = "kubelet_error"
-	// CauseSpoolFull: the exporter had no room for the log while it could be had.
+	// CauseSpoolFull: the exporter had no room for the log while it could be had, or the record none to name more objects.
 	CauseSpoolFull Cause = "spool_full"
 	// CauseSpoolDamaged: the log was captured, and its bytes were damaged on the exporter's disk before they were stored.
 	CauseSpoolDamaged Cause = "spool_damaged"
