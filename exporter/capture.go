@@ -52,6 +52,7 @@ type capture struct {
 	sweeping  atomic.Bool // it is only looked what there is so far
 	looked    bool        // the pod was looked at after the last read
 	noRoom    bool        // the spool was full when there was something to read
+	apart     bool        // the store was away when it was to be looked what it has of the log
 
 	notes  sync.Mutex // what goes into a record, which may be written beside a stream
 	reads  []bundle.Read
@@ -231,9 +232,21 @@ func (c *capture) open() error {
 	return nil
 }
 
-// reset throws away what was read, because it may be another run's or the spool failed.
+// reset throws away what was read, because it may be another run's, or can be had again.
 func (c *capture) reset() {
 	c.held.end(c.e)
+	c.held = held{}
+}
+
+// leave leaves what was read and is not in the spool for good where the next process finds it, unless it may be
+// another run's or can be had again.
+func (c *capture) leave() {
+	if c.out == nil || c.out.draft == nil || c.atSource() || !c.out.unsafe() || c.foreign(c.run.now()) {
+		c.reset()
+		return
+	}
+	c.e.outputs.remove(c.out)
+	c.out.leave()
 	c.held = held{}
 }
 
@@ -320,10 +333,11 @@ func (c *capture) note(method string, res podlog.Result, err error) {
 	c.reads = append(c.reads, r)
 }
 
-// abandon gives up when the exporter stops. The run stays unrecorded; the next start finds it again.
+// abandon ends a capture when the exporter stops. The run stays unrecorded; the next start finds it again, and
+// what was read of it.
 func (c *capture) abandon() {
 	c.drop()
-	c.reset()
+	c.leave()
 	if c.sweeping.Swap(false) { // it was never counted
 		c.e.captures.end()
 		return

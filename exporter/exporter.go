@@ -146,6 +146,8 @@ type Exporter struct {
 	rotateAt  int64
 	// These are the constants of the same names, but for tests.
 	segmentEvery, renewAfter time.Duration
+	segmentsToDouble         int
+	maxNamed                 int
 	stopped                  chan struct{} // closed when Run's context has ended
 	ship                     *shipper
 	space                    *space
@@ -208,6 +210,7 @@ func New(o Options) (*Exporter, error) {
 		nodeFiles: files,
 		rate:      newRate(o.ReadRate),
 		rotateAt:  orDefault(o.RotateAt, cautiousRotateAt), stopped: make(chan struct{}), replaced: make(chan struct{}, 1), segmentEvery: segmentEvery, renewAfter: renewAfter,
+		segmentsToDouble: segmentsToDouble, maxNamed: maxNamed,
 	}
 	e.exports.Store(chosen)
 	e.undecidable.Interval = time.Minute

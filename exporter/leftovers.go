@@ -17,6 +17,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/kubelogexporter/kubelogexporter/exporter/podlog"
 	"github.com/kubelogexporter/kubelogexporter/exporter/redact"
 	"github.com/kubelogexporter/kubelogexporter/sink"
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
@@ -161,6 +162,10 @@ func idOf(rec *bundle.Record) runID {
 // redacted says whether its text went through a redactor.
 func (l *leftover) redacted() bool { return l.about.Capture.Redaction != nil }
 
+// apart says whether it was not known what was stored of the log when it was begun. So it begins where the kubelet's
+// file did, and not behind that.
+func (l *leftover) apart() bool { return l.about.Verdict.Middle.Cause == bundle.CauseJoinFailed }
+
 // text opens the log text of a leftover, as far as its bytes go.
 func (l *leftover) text(spool *sink.Dir) (io.Reader, func(), error) {
 	var closers []io.Closer
@@ -219,99 +224,39 @@ func (l *leftover) text(spool *sink.Dir) (io.Reader, func(), error) {
 	return io.MultiReader(whole, rest), done, nil
 }
 
-func stat(file any) fs.FileInfo {
-	if f, ok := file.(interface{ Stat() (fs.FileInfo, error) }); ok {
-		if info, err := f.Stat(); err == nil {
-			return info
-		}
-	}
-	return nil
-}
-
-// markSize is more than a stamp has: two lines that agree in so much are one line.
-const markSize = 256
-
-// decoded is the text of a log object, as far as it can be decompressed.
-type decoded struct {
-	r           io.Reader
-	compression bundle.Compression
-	log         *bundle.LogReader
-	done        bool
-}
-
-func (d *decoded) Read(p []byte) (int, error) {
-	if d.log == nil && !d.done {
-		r := bufio.NewReader(d.r)
-		compression := d.compression
-		if magic, _ := r.Peek(2); len(magic) == 2 && magic[0] == 0x1f && magic[1] == 0x8b {
-			compression = bundle.Gzip
-		}
-		var err error
-		if d.log, err = bundle.NewLogReader(r, compression); err != nil {
-			d.done = true
-		}
-	}
-	if d.done {
-		return 0, io.EOF
-	}
-	n, err := d.log.Read(p)
-	if err != nil {
-		_ = d.log.Close()
-		d.done = true
-		err = io.EOF // damaged, or cut: what came before it counts
-	}
-	return n, err
-}
-
-// until reads lines up to one that begins with mark.
-type until struct {
-	r     *bufio.Reader
-	mark  []byte
-	start bool   // of a line
-	left  []byte // of the piece that was read last
-	end   bool
-}
-
-func (u *until) Read(p []byte) (int, error) {
-	if len(u.left) == 0 && !u.end {
-		if u.start && len(u.mark) > 0 {
-			if next, _ := u.r.Peek(len(u.mark)); bytes.Equal(next, u.mark) {
-				u.end = true
-				return 0, io.EOF
-			}
-		}
-		piece, err := u.r.ReadSlice('\n')
-		u.left = piece
-		u.start = err == nil
-		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
-			u.end = true
-		}
-	}
-	if len(u.left) == 0 && u.end {
-		return 0, io.EOF
-	}
-	n := copy(p, u.left)
-	u.left = u.left[n:]
-	return n, nil
-}
-
 // takeLeftovers goes on with what an earlier process had read of the run and not committed, before the
-// source is asked. It follows what was committed last, if anything was.
-func (c *capture) takeLeftovers(ctx context.Context) {
+// source is asked. It follows what was committed last, if anything was. They leave the disk when all of them are
+// written there again, and not before: they may be all there is. It returns whether the capture may go on.
+func (c *capture) takeLeftovers(ctx context.Context) bool {
 	all := c.e.leftovers.take(c.run.id)
-	for i, left := range all {
-		if err := c.takeLeftover(ctx, left); err != nil {
-			c.reset()
-			for _, left := range all[i:] {
-				c.e.leftovers.add(c.run.id, left)
-			}
-			c.e.log.Warn("cannot take up what was read before, will try again", c.attrs("err", err)...)
-			return
+	var err error
+	for _, left := range all {
+		if err = c.takeLeftover(ctx, left); err != nil {
+			break
 		}
+	}
+	if err == nil && c.out != nil {
+		if err = c.out.kept(); err != nil {
+			err = &podlog.WriteError{Err: err}
+		}
+	}
+	if err != nil {
+		c.reset()
+		for _, left := range all {
+			c.e.leftovers.add(c.run.id, left)
+		}
+		c.refused++
+		c.e.log.Warn("cannot take up what was read before, will try again", c.attrs("err", err)...)
+		var werr *podlog.WriteError
+		full := errors.As(err, &werr) || errors.Is(err, errSpoolFull) || sink.Reason(err) == "DiskFull"
+		return !full // what cannot be read is no reason to read nothing
+	}
+	for _, left := range all {
 		if err := left.remove(c.e.spool); err != nil {
 			c.e.log.Warn("cannot clean the spool; the next start does", c.attrs("err", err)...)
 		}
 	}
+	return true
 }
 
 func (c *capture) takeLeftover(ctx context.Context, left *leftover) error {
@@ -323,10 +268,16 @@ func (c *capture) takeLeftover(ctx context.Context, left *leftover) error {
 	if err := c.open(); err != nil {
 		return err
 	}
-	if c.out.sieve != nil && left.redacted() {
-		return c.takeRedacted(text)
+	if c.out.draft == nil {
+		return errSpoolFull // in memory it would be lost with the process
 	}
-	if c.earlier != nil && c.out.sieve == nil {
+	apart := left.apart() && c.earlier != nil
+	if c.out.sieve != nil && left.redacted() {
+		return c.takeRedacted(text, apart)
+	}
+	if apart && c.out.sieve == nil {
+		text = linesSince(text, c.since())
+	} else if c.earlier != nil && c.out.sieve == nil {
 		tail, closeTail, err := c.e.storedTail(ctx, c.earlier)
 		defer closeTail()
 		if err != nil {
@@ -365,7 +316,7 @@ func (c *capture) takeLeftover(ctx context.Context, left *leftover) error {
 
 // takeRedacted goes on with text that was redacted before it was kept. If an earlier leftover was taken up,
 // the two overlap: a process was killed while it took up the one, or began anew because it could not.
-func (c *capture) takeRedacted(text io.Reader) error {
+func (c *capture) takeRedacted(text io.Reader, apart bool) error {
 	o := c.out
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -373,15 +324,26 @@ func (c *capture) takeRedacted(text io.Reader) error {
 	switch {
 	case c.tookText && c.log.Bytes() > 0:
 		held = heldEnd{last: c.log.Last(), n: math.MaxInt}
-	case c.tookText:
+	case c.tookText, apart: // likewise what is stored
 		held = heldEnd{last: o.sieve.last, n: o.sieve.n}
 	}
-	first, last, n, err := copyHeld(o.w, text, held)
+	first, last, n, err := copyHeld(writerFunc(func(p []byte) (int, error) {
+		n, err := o.w.Write(p)
+		if err != nil {
+			err = &podlog.WriteError{Err: err}
+		}
+		return n, err
+	}), text, held)
 	if err != nil || last.IsZero() {
 		return err
 	}
 	if c.earlier == nil && !c.tookText {
 		o.first = first
+	}
+	if apart && first.After(held.last) {
+		c.middle = bundle.Part{State: bundle.Lost, Cause: bundle.CauseJoinFailed, After: utc(held.last), Before: utc(first), Evidence: []string{
+			"what was read while the store was away begins behind what is stored",
+		}}
 	}
 	c.tookText = true
 	o.sieve.goOn(last, n)

@@ -26,19 +26,25 @@ type output struct {
 	commit      func(i int, o *bundle.Object) error // puts an object under its key, or under another that is free
 	release     func()                              // nil if there is nothing to give back
 	room        func() error                        // asked before each write; nil if there is always room
+	wait        func(error) bool                    // waits a while after a write has failed, if the text can wait; nil if it never can
 
 	mu    sync.Mutex // a segment is cut beside the stream that writes
 	files []unfinished
 	w     *bundle.LogWriter
+	late  []byte   // text that w could not take yet
+	shut  bool     // w is to take none now
 	keys  []string // of the objects that are in the spool
 	cutAt time.Time
 	cut   int64  // bytes of text at the last cut
+	safe  int64  // bytes of text that are in the spool for good
 	sieve *sieve // nil if nothing is redacted
 	// What the log that is written here knows of its beginning, as of the last write.
 	log         *podlog.Log
 	first       time.Time
 	firstSecond int64
 	full        bool // there was no room for more: the rest of the log is lost
+	most        int  // how many objects the record can name, 0 is no limit
+	long        bool // there are as many
 	over        bool // it was given up, or all of it is committed
 }
 
@@ -80,35 +86,90 @@ func (o *output) next() (io.Writer, error) {
 // errCut says that what comes next of a log cannot be kept, and cannot be had later.
 var errCut = errors.New("no room for the rest of the log")
 
+// Write takes all of p, whatever it returns: who has read it may not have it again. An error says that no more
+// should be read before catchUp succeeds.
 func (o *output) Write(p []byte) (int, error) {
+	var full error
 	if o.room != nil && !o.isFull() {
-		switch err := o.room(); {
-		case errors.Is(err, errCut):
-			o.mu.Lock()
-			o.full = true
-			o.mu.Unlock()
-		case err != nil:
-			return 0, err
-		}
+		full = o.room()
 	}
 	o.mu.Lock()
-	defer o.mu.Unlock()
+	o.long = o.long || o.most > 0 && len(o.files) >= o.most
+	o.full = o.full || o.long || errors.Is(full, errCut)
 	if o.full {
+		o.mu.Unlock()
 		return len(p), nil // what is held stays whole up to here
 	}
 	if o.log != nil && (o.sieve == nil || o.sieve.last.IsZero()) {
 		o.first, o.firstSecond = o.log.First(), o.log.FirstSecond()
 	}
+	o.shut = full != nil
+	var err error
 	if o.sieve != nil {
-		return o.sieve.Write(p)
+		_, err = o.sieve.Write(p)
+	} else {
+		_, err = o.put(p)
 	}
-	return o.w.Write(p)
+	o.shut = false
+	o.mu.Unlock()
+	if err != nil || full != nil {
+		return len(p), errors.Join(err, full)
+	}
+	for err = o.catchUp(); err != nil && o.wait != nil && o.wait(err); {
+		err = o.catchUp()
+	}
+	return len(p), err
+}
+
+// put hands text to the writer. What that does not take is kept in memory.
+func (o *output) put(p []byte) (int, error) {
+	n := 0
+	if !o.shut && len(o.late) == 0 {
+		n, _ = o.w.Write(p) // catchUp returns the error, if it stays
+	}
+	o.late = append(o.late, p[n:]...)
+	return len(p), nil
+}
+
+// catchUp hands the writer what it could not take before.
+func (o *output) catchUp() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.caughtUp()
+}
+
+func (o *output) caughtUp() error {
+	if len(o.late) == 0 {
+		return nil
+	}
+	n, err := o.w.Write(o.late)
+	if o.late = o.late[n:]; err == nil {
+		o.late = nil
+	}
+	return err
+}
+
+// kept puts all that was taken where it outlives the process.
+func (o *output) kept() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err := o.caughtUp(); err != nil {
+		return err
+	}
+	return o.w.Flush()
+}
+
+// unsafe says whether there is text that is not in the spool for good.
+func (o *output) unsafe() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.w.RawBytes()+int64(len(o.late)) > o.safe
 }
 
 // redact makes the text that is written from here on go through a redactor; nil is none.
 func (o *output) redact(r *redact.Redactor) {
 	if r != nil {
-		o.sieve = newSieve(r, o.w)
+		o.sieve = newSieve(r, writerFunc(o.put))
 	}
 }
 
@@ -148,11 +209,25 @@ func (o *output) resume(rec *bundle.Record) error {
 	for _, obj := range rec.Objects {
 		o.files, o.keys = append(o.files, nil), append(o.keys, obj.Key)
 	}
-	o.cut = rec.RawBytes
+	o.cut, o.safe = rec.RawBytes, rec.RawBytes
 	if o.sieve != nil {
 		o.sieve.goOn(lastOf(rec))
 	}
 	return nil
+}
+
+// named returns how many objects are in the spool, or were.
+func (o *output) named() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.keys)
+}
+
+// isLong says whether the log has as many objects as its record can name.
+func (o *output) isLong() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.long
 }
 
 func (o *output) isFull() bool {
@@ -165,7 +240,7 @@ func (o *output) isFull() bool {
 func (o *output) flush() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if !o.over {
+	if !o.over && o.caughtUp() == nil {
 		_ = o.w.Flush()
 	}
 }
@@ -186,6 +261,9 @@ func (o *output) segment(rec *bundle.Record) (bool, error) {
 	if o.sieve != nil {
 		rec.Capture.Redaction = o.sieve.redaction()
 	}
+	if err := o.caughtUp(); err != nil {
+		return false, fmt.Errorf("cut log: %w", err)
+	}
 	sum, err := o.w.Cut()
 	if err != nil {
 		return false, fmt.Errorf("cut log: %w", err)
@@ -197,7 +275,11 @@ func (o *output) segment(rec *bundle.Record) (bool, error) {
 	if err := o.number(&sum, rec); err != nil {
 		return false, err
 	}
-	return true, errors.Join(rec.SetLog(sum, o.compression), o.publishNumbered(sum.Objects))
+	if err := errors.Join(rec.SetLog(sum, o.compression), o.publishNumbered(sum.Objects)); err != nil {
+		return false, err
+	}
+	o.safe = sum.RawBytes
+	return true, nil
 }
 
 // seal ends the log and enters it into the record.
@@ -209,6 +291,9 @@ func (o *output) seal(rec *bundle.Record) error {
 			return fmt.Errorf("seal log: %w", err)
 		}
 		rec.Capture.Redaction = o.sieve.redaction()
+	}
+	if err := o.caughtUp(); err != nil {
+		return fmt.Errorf("seal log: %w", err)
 	}
 	sum, err := o.w.Close()
 	if err != nil {
@@ -282,7 +367,9 @@ func (o *output) leave() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.over = true
-	_ = o.w.Flush()
+	if o.caughtUp() == nil {
+		_ = o.w.Flush()
+	}
 	if o.scratch != nil {
 		_ = o.scratch.Close()
 	}

@@ -34,11 +34,11 @@ type shipper struct {
 	gate  gate
 	// placed are the segments of logs that go on, by what they were called in the spool: the records to
 	// come name them again.
-	placed map[string]bundle.Object
+	placed map[string]placed
 }
 
 func newShipper(e *Exporter, uploads int) *shipper {
-	return &shipper{e: e, wake: make(chan struct{}, 1), known: make(map[string]*parcel), placed: make(map[string]bundle.Object), line: newLine(uploads)}
+	return &shipper{e: e, wake: make(chan struct{}, 1), known: make(map[string]*parcel), placed: make(map[string]placed), line: newLine(uploads)}
 }
 
 // add takes a committed capture, by its record's key.
@@ -248,21 +248,24 @@ func (s *shipper) one(ctx context.Context, key string) error {
 		return s.setAsideRecord(key, err)
 	}
 	spooled := make([]string, 0, len(rec.Objects))
-	moved := false
-	named := slices.Clone(rec.Objects)
+	changed := false
+	named, gone := slices.Clone(rec.Objects), make([]bool, len(rec.Objects))
 	for i := range rec.Objects {
 		o := &rec.Objects[i]
 		spooled = append(spooled, o.Key)
-		m, err := s.putLog(ctx, o)
-		if errors.Is(err, sink.ErrDamaged) {
-			return s.replaceDamaged(ctx, key, rec, spooled[i], err)
-		}
-		if err != nil {
+		moved, err := s.putLog(ctx, o)
+		switch {
+		case errors.Is(err, sink.ErrDamaged), errors.Is(err, errGone) && s.e.spool.IsSetAside(spooled[i]):
+			return s.replaceDamaged(ctx, key, spooled[i], err)
+		case errors.Is(err, errGone):
+			loseStored(rec, i)
+			moved, gone[i] = true, true
+		case err != nil:
 			return err
 		}
-		moved = moved || m
+		changed = changed || moved
 	}
-	if moved {
+	if changed {
 		if data, err = bundle.Encode(rec); err != nil {
 			return err
 		}
@@ -270,26 +273,29 @@ func (s *shipper) one(ctx context.Context, key string) error {
 	if err := s.putRecord(ctx, key, rec, data); err != nil {
 		return err
 	}
-	s.notePlaces(named, rec)
+	s.notePlaces(named, rec, gone)
 	return local(s.clean(key, spooled))
 }
 
-// wasPlaced returns under which key this process has stored a segment before.
-func (s *shipper) wasPlaced(o *bundle.Object) (key string, ok bool) {
+// wasPlaced returns where this process has stored a segment before.
+func (s *shipper) wasPlaced(o *bundle.Object) (at placed, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	at, ok := s.placed[o.Key]
-	return at.Key, ok && at.StoredSHA256 == o.StoredSHA256
+	at, ok = s.placed[o.Key]
+	return at, ok && at.StoredSHA256 == o.StoredSHA256
 }
 
 // notePlaces notes under which keys the objects were stored that a snapshot named: the records to come name
 // them again. After the run's own record nobody does.
-func (s *shipper) notePlaces(named []bundle.Object, rec *bundle.Record) {
+func (s *shipper) notePlaces(named []bundle.Object, rec *bundle.Record, gone []bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i, o := range named {
+		if gone[i] && !s.placed[o.Key].gone {
+			s.e.log.Error("a part of a log that was stored before is no longer in the bucket; the rest of it is stored", "key", rec.Objects[i].Key)
+		}
 		if rec.State.Running {
-			s.placed[o.Key] = rec.Objects[i]
+			s.placed[o.Key] = placed{Object: rec.Objects[i], gone: gone[i]}
 		} else {
 			delete(s.placed, o.Key)
 		}
@@ -333,20 +339,26 @@ func (s *shipper) clean(key string, logs []string) error {
 func (s *shipper) putLog(ctx context.Context, o *bundle.Object) (moved bool, err error) {
 	from := o.Key
 	if at, ok := s.wasPlaced(o); ok {
-		o.Key = at
-		return at != from, nil
+		if o.Key = at.Key; at.gone {
+			return false, errGone
+		}
+		return at.Key != from, nil
 	}
 	_, err = s.e.spool.Stat(ctx, from)
 	shipped := errors.Is(err, sink.ErrNotFound) // by an earlier try, or with an earlier record that names it
 	if err != nil && !shipped {
 		return false, local(err)
 	}
-	return s.place(ctx, o, func(to string) error {
+	moved, err = s.place(ctx, o, func(to string) error {
 		if shipped {
 			return sink.ErrExists
 		}
 		return s.put(ctx, from, to, o)
 	})
+	if shipped && errors.Is(err, sink.ErrNotFound) {
+		return false, fmt.Errorf("store %s: %w", o.Key, errGone)
+	}
+	return moved, err
 }
 
 // place stores a log object under its key, or under the next one that is free if other bytes are there.
@@ -376,8 +388,17 @@ func (s *shipper) put(ctx context.Context, from, to string, o *bundle.Object) er
 	return s.e.bucket.Put(ctx, to, sink.Whole{Content: f, SHA256: o.StoredSHA256, MD5: o.StoredMD5})
 }
 
-// same says whether the object that is already stored is the one we would store.
+// same says whether the object that is already stored is the one we would store. It is read only if the store does
+// not tell: there may be thousands of segments.
 func (s *shipper) same(ctx context.Context, o *bundle.Object) (bool, error) {
+	switch info, err := s.e.bucket.Stat(ctx, o.Key); {
+	case err != nil:
+		return false, err
+	case info.Size != o.StoredBytes:
+		return false, nil
+	case info.ETag != "" && info.ETag == o.StoredMD5:
+		return true, nil
+	}
 	r, err := s.e.bucket.Open(ctx, o.Key, 0, -1)
 	if err != nil {
 		return false, err

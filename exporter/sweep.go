@@ -89,7 +89,10 @@ func (c *capture) snapshot(ctx context.Context) {
 		c.discard()
 		return
 	}
-	c.takeUp(ctx)
+	if !c.takeUp(ctx) {
+		c.again(c.snapshot)
+		return
+	}
 	c.asked = slotCurrent
 	var req podlog.Request
 	if c.earlier != nil {
@@ -123,6 +126,11 @@ func (c *capture) storeSnapshot(ctx context.Context) {
 		return
 	case m.ended() || m.slot != slotCurrent || errors.Is(c.podError(), errOtherPod), vanished && c.e.once:
 		c.over(ctx) // the name may have moved on under the read
+		return
+	}
+	if (!c.rejoin(ctx) || c.early()) && c.putBack() == nil {
+		c.e.tally.add(func(t *tally) { t.already++ })
+		c.over(ctx)
 		return
 	}
 	before := int64(0)
