@@ -48,6 +48,9 @@ func TestFinishedPodThatStays(t *testing.T) {
 	if strings.Contains(string(rec.PodObject), "hunter2") || !strings.Contains(string(rec.PodObject), "PASSWORD") {
 		t.Errorf("pod object %s", rec.PodObject)
 	}
+	if keys := e.Progress().Keys; len(keys) > 0 {
+		t.Errorf("an exporter that runs on keeps the keys %q", keys)
+	}
 	w.stop()
 	w.start(nil) // a new start sees the same pod and archives nothing twice
 	<-time.After(500 * time.Millisecond)

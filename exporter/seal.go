@@ -71,7 +71,7 @@ func (c *capture) seal(ctx context.Context) {
 	if err == nil {
 		c.e.metrics.captured(rec)
 		c.report(rec, key)
-		c.e.tally.add(func(t *tally) { t.bytes += rec.RawBytes; t.keys = append(t.keys, key) })
+		c.e.stored(rec.RawBytes, key)
 	}
 	if c.running && !c.e.once {
 		c.closed() // the run goes on, and has its record to come
