@@ -316,6 +316,7 @@ func (e *Exporter) Run(ctx context.Context) error {
 	e.drain(work, orDefault(e.opts.Grace, defaultGrace))
 	stop()
 	loops.Wait()
+	e.outputs.flushAll() // what no capture could finish is left for the next process
 	return e.ledger.close()
 }
 
