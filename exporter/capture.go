@@ -130,19 +130,21 @@ func (c *capture) count() {
 
 // next puts the next step on the queue.
 func (c *capture) next(p priority, at time.Time, step func(context.Context)) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.turn++
-	c.busy, c.patient, c.pending = false, false, step
-	c.schedule(p, at)
+	c.put(p, at, step, false)
 }
 
 // nextClosing puts the closing read on the queue. It waits for its time, whatever happens to the pod.
 func (c *capture) nextClosing() {
-	c.next(prioClosing, closingTime(c.run.now()), c.closing)
+	c.put(prioClosing, closingTime(c.run.now()), c.closing, true)
+}
+
+// put makes a step the pending one. Nothing of the capture is touched afterwards: the step may run already.
+func (c *capture) put(p priority, at time.Time, step func(context.Context), patient bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.patient = true
+	c.turn++
+	c.busy, c.patient, c.pending = false, patient, step
+	c.schedule(p, at)
 }
 
 // schedule puts the pending step on the queue, in place of where it was. The lock is held.
