@@ -42,6 +42,8 @@ type capture struct {
 	certain   bool        // it was looked whether a read that does not continue what is held is this run's
 	consulted bool        // the node was asked for what the API could not give
 	moved     bool        // the run changed its slot under a read
+	replaced  bool        // the kubelet calls the run's log the previous one, whatever the status says
+	doubted   time.Time   // since when reads do not continue what is held
 	renew     bool        // the last stream was cut because it had lasted long enough
 	followed  bool        // a stream was asked for
 	nodeAway  bool        // the last refusal came from a node that cannot be reached
@@ -58,6 +60,7 @@ type capture struct {
 	texts  []string    // the kubelet's error texts
 	object *corev1.Pod // the whole pod as last seen
 	podErr error       // of the last look at it
+	other  time.Time   // when the pod was made that has the name now
 
 	mu      sync.Mutex
 	turn    int // of the step that may run next: a step put on the queue before is void
@@ -78,6 +81,7 @@ type held struct {
 	earlier  *bundle.Record  // the snapshot that this log goes on from
 	resumed  bool            // it begins with what an earlier process has read
 	tookText bool            // and that holds what the process had not committed
+	late     bool            // it was empty when a read of it had ended: what came later may be another's
 	aligned  bool            // the whole file was read again and is what is held, from its first line on
 	middle   bundle.Part
 	tail     bundle.Part

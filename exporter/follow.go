@@ -52,6 +52,9 @@ func (c *capture) follow(ctx context.Context) {
 	case m.ended():
 		c.ended(ctx)
 		return
+	case c.replaced:
+		c.readBefore(ctx)
+		return
 	}
 	c.asked = slotCurrent
 	node := m.pod.node
@@ -138,7 +141,9 @@ func (c *capture) stop(ctx context.Context) {
 		return
 	}
 	if c.running && !c.e.once {
-		c.storeSoFar() // and the next process goes on from there
+		if c.surely(ctx) {
+			c.storeSoFar() // and the next process goes on from there
+		}
 		c.reset()
 		c.closed()
 		return
@@ -161,7 +166,7 @@ func (c *capture) stream(ctx context.Context) (ended, ok bool) {
 		start := time.Now()
 		res, ok := c.take(ctx, "follow", podlog.Request{Follow: true, Since: c.since()})
 		switch {
-		case c.renew:
+		case c.renew, c.certain && !c.run.now().ended(): // what was refused will be taken now
 			continue
 		case ok && res.TextKind == podlog.TextGone:
 			c.removed(res, end)

@@ -132,10 +132,10 @@ var errOtherPod = errors.New("another pod has the name now")
 func (c *capture) seePod(ctx context.Context) {
 	known := c.run.now().pod
 	pod, err := c.e.kube.CoreV1().Pods(known.namespace).Get(ctx, known.name, metav1.GetOptions{})
-	if err == nil && pod.UID != known.uid {
-		err = errOtherPod
-	}
 	c.notes.Lock()
+	if err == nil && pod.UID != known.uid {
+		err, c.other = errOtherPod, pod.CreationTimestamp.Time
+	}
 	if c.podErr = err; err == nil {
 		c.object = pod
 	}

@@ -28,15 +28,15 @@ func (c *capture) segments(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			c.segment()
+			c.segment(ctx)
 		}
 	}
 }
 
 // segment stores what has been read of a running container's log, if that is due: a log object, and a
 // snapshot record that names it and all before it. The run's own record will name them too.
-func (c *capture) segment() {
-	if c.out.due(c.e.segmentEvery, segmentSize) {
+func (c *capture) segment(ctx context.Context) {
+	if c.out.due(c.e.segmentEvery, segmentSize) && c.surely(ctx) {
 		c.storeSoFar()
 	}
 }
