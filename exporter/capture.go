@@ -39,6 +39,9 @@ type capture struct {
 	undecided bool        // which export takes the run, if any, is known at its end
 	closings  int         // closing reads that brought more
 	refused   int         // refusals in a row
+	absent    int         // of which the kubelet knew of no such run
+	missed    int         // of which it could not find the run's log
+	missing   time.Time   // since when
 	certain   bool        // it was looked whether a read that does not continue what is held is this run's
 	consulted bool        // the node was asked for what the API could not give
 	moved     bool        // the run changed its slot under a read

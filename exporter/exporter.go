@@ -144,6 +144,7 @@ type Exporter struct {
 	rotateAt  int64
 	// These are the constants of the same names, but for tests.
 	segmentEvery, renewAfter time.Duration
+	statusWait, lostAfter    time.Duration
 	stopped                  chan struct{} // closed when Run's context has ended
 	ship                     *shipper
 	space                    *space
@@ -204,6 +205,7 @@ func New(o Options) (*Exporter, error) {
 		nodeFiles: files,
 		rate:      newRate(o.ReadRate),
 		rotateAt:  orDefault(o.RotateAt, cautiousRotateAt), stopped: make(chan struct{}), segmentEvery: segmentEvery, renewAfter: renewAfter,
+		statusWait: statusWait, lostAfter: lostAfter,
 	}
 	e.exports.Store(chosen)
 	e.undecidable.Interval = time.Minute

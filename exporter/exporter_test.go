@@ -105,7 +105,7 @@ func TestLost(t *testing.T) {
 	c.Remove()
 	exit(pod, 137)
 	w.kube.SetPod(pod)
-	w.start(nil)
+	w.begin(func(e *Exporter) { e.lostAfter = time.Second }, nil)
 	rec := w.await(1)[0]
 	if len(rec.Objects) != 0 || rec.Lines != 0 || rec.Verdict.Head.State != bundle.Lost || rec.Verdict.Head.Cause != bundle.CauseKubeletError {
 		t.Errorf("objects %v, verdict %+v", rec.Objects, rec.Verdict)

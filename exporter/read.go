@@ -214,6 +214,7 @@ func (c *capture) awaitMove(ctx context.Context) {
 
 // take makes one read that brings log text. It returns whether the body was read to a clean end.
 func (c *capture) take(ctx context.Context, method string, req podlog.Request) (podlog.Result, bool) {
+	node := c.node
 	c.tail, c.aligned, c.node, c.own = bundle.Part{}, false, nil, false // whatever was proven before, there is more to come
 	c.followed, c.renew = c.followed || req.Follow, false
 	if c.run.now().podGone {
@@ -258,8 +259,8 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 		c.reset()
 		c.cannotSpool(err)
 		return res, false
-	case res.TextKind == podlog.TextGone && res.Join == podlog.JoinEmpty && c.log.Bytes() == 0:
-		c.goneOrRetry()
+	case res.TextKind == podlog.TextGone && res.Join == podlog.JoinEmpty && (c.log.Bytes() == 0 || !c.served && !req.Follow):
+		c.unfound()
 		return res, false
 	case err != nil && errors.Is(context.Cause(bounded), errRenew):
 		c.renew, c.served = true, true
@@ -271,8 +272,10 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 		c.refused++
 		return res, false
 	}
-	c.refused = 0
-	c.served = true
+	if res.TextKind == podlog.TextGone && res.Appended == 0 {
+		c.node = node
+	}
+	c.answered(res)
 	return res, true
 }
 
@@ -280,36 +283,6 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 // what it served up to here was this run's. What it serves later may be the successor's.
 func (c *capture) vouches(req podlog.Request, res podlog.Result) bool {
 	return res.Own && !req.Previous && c.log.Bytes() > 0
-}
-
-// goneOrRetry handles a kubelet that cannot find the run's log at all. While the status still shows
-// the run this may be a moment between two states; it is believed after a few tries.
-func (c *capture) goneOrRetry() {
-	if c.refused++; c.refused > 3 || c.run.now().podGone {
-		c.gone = true
-	}
-}
-
-// refuse handles an error in place of a body.
-func (c *capture) refuse(ctx context.Context, err error) {
-	c.refused++
-	c.nodeAway = false
-	switch podlog.Classify(err) {
-	case podlog.RefusedPodGone:
-		c.gone = true
-	case podlog.RefusedNotThere:
-		c.gone = c.refused > 5
-	case podlog.RefusedForbidden:
-		c.e.access.forbidden(ctx, c.run.now().pod.namespace, err)
-	case podlog.RefusedForNow:
-		c.nodeAway = podlog.NodeAway(err)
-		if c.refused == 5 {
-			c.e.log.Warn("cannot read log, will go on trying", c.attrs("err", err)...)
-		}
-	}
-	if c.run.now().podGone && c.refused > 3 {
-		c.gone = true
-	}
 }
 
 // recorded says whether the run may have a record already, in the spool or in the bucket: it had ended

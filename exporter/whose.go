@@ -95,7 +95,7 @@ func (c *capture) makeCertain(ctx context.Context) {
 	case b.own, !b.first.IsZero() && !b.first.After(c.log.Last()):
 		c.replaced = true
 	default: // it cannot be told, but no status is late for so long
-		c.certain = time.Since(c.doubted) > statusWait
+		c.certain = time.Since(c.doubted) > c.e.statusWait
 	}
 }
 
