@@ -62,8 +62,8 @@ type Options struct {
 	// RotateAt is the size in bytes below which no kubelet of the cluster rotates a log: the smallest
 	// containerLogMaxSize. 0 means a cautious 1 MiB; the kubelet's own default is 10 MiB.
 	RotateAt int64
-	// ReadRate bounds the bytes of log per second that are read from the API server, 0 is no limit. Pods
-	// that are being deleted are never held up.
+	// ReadRate bounds the bytes of log per second that are read from the API server, 0 is no limit. What vanishes
+	// within seconds is never held up: the logs of pods that are being deleted, and of runs that may be replaced.
 	ReadRate int64
 	// Archived is told of each record of an ended run that this exporter has stored, with its JSON. It must
 	// return at once. Nil tells nobody.
