@@ -76,6 +76,8 @@ func (e *Exporter) hasSnapshot(r *run) {
 const (
 	// probesAtATime is how many first looks are on the queue: a large cluster shows all its runs at once.
 	probesAtATime = 64
+	// probeTakes is how long a look may take at most.
+	probeTakes = 10 * time.Second
 	// firstProbe and lastProbe bound the wait before a log that was empty is looked at again.
 	firstProbe = 4 * time.Second
 	lastProbe  = 10 * time.Minute
@@ -125,22 +127,28 @@ func (e *Exporter) nextProbe(ctx context.Context) {
 
 // probe looks at the beginning of a log, and again after some time if there is nothing yet.
 func (e *Exporter) probe(ctx context.Context, r *run, wait time.Duration) {
-	if m := r.now(); m.ended() || m.dying {
+	if m := r.now(); m.ended() || m.dying || e.firstLook(ctx, r) {
 		return
-	}
-	c := &capture{run: r}
-	body, err := e.source.Open(ctx, c.request(podlog.Request{LimitBytes: 64}))
-	if err == nil {
-		l := podlog.New(discard{}, r.id.containerID)
-		res, rerr := l.Read(body)
-		_ = body.Close()
-		if rerr == nil && res.Text == "" && r.witnessHead(l.First()) {
-			return
-		}
 	}
 	if wait < lastProbe {
 		e.queue.add(prioProbe, time.Now().Add(wait), func(ctx context.Context) { e.probe(ctx, r, 2*wait) })
 	}
+}
+
+// firstLook says whether a log has begun, and notes its first line. It takes no longer than a read may be silent:
+// on a node that hangs, those of all its containers would hold the places of all others.
+func (e *Exporter) firstLook(ctx context.Context, r *run) (begun bool) {
+	ctx, cancel := context.WithTimeout(ctx, probeTakes)
+	defer cancel()
+	c := &capture{run: r}
+	body, err := e.source.Open(ctx, c.request(podlog.Request{LimitBytes: 64}))
+	if err != nil {
+		return false
+	}
+	defer body.Close() //nolint:errcheck // a look only
+	l := podlog.New(discard{}, r.id.containerID)
+	res, err := l.Read(body)
+	return err == nil && res.Text == "" && r.witnessHead(l.First())
 }
 
 type discard struct{}

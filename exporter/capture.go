@@ -39,9 +39,14 @@ type capture struct {
 	undecided bool        // which export takes the run, if any, is known at its end
 	closings  int         // closing reads that brought more
 	refused   int         // refusals in a row
+	absent    int         // of which the kubelet knew of no such run
+	missed    int         // of which it could not find the run's log
+	missing   time.Time   // since when
 	certain   bool        // it was looked whether a read that does not continue what is held is this run's
 	consulted bool        // the node was asked for what the API could not give
 	moved     bool        // the run changed its slot under a read
+	replaced  bool        // the kubelet calls the run's log the previous one, whatever the status says
+	doubted   time.Time   // since when reads do not continue what is held
 	renew     bool        // the last stream was cut because it had lasted long enough
 	followed  bool        // a stream was asked for
 	nodeAway  bool        // the last refusal came from a node that cannot be reached
@@ -59,6 +64,7 @@ type capture struct {
 	texts  []string    // the kubelet's error texts
 	object *corev1.Pod // the whole pod as last seen
 	podErr error       // of the last look at it
+	other  time.Time   // when the pod was made that has the name now
 
 	mu      sync.Mutex
 	turn    int // of the step that may run next: a step put on the queue before is void
@@ -79,6 +85,7 @@ type held struct {
 	earlier  *bundle.Record  // the snapshot that this log goes on from
 	resumed  bool            // it begins with what an earlier process has read
 	tookText bool            // and that holds what the process had not committed
+	late     bool            // it was empty when a read of it had ended: what came later may be another's
 	aligned  bool            // the whole file was read again and is what is held, from its first line on
 	middle   bundle.Part
 	tail     bundle.Part
@@ -131,19 +138,21 @@ func (c *capture) count() {
 
 // next puts the next step on the queue.
 func (c *capture) next(p priority, at time.Time, step func(context.Context)) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.turn++
-	c.busy, c.patient, c.pending = false, false, step
-	c.schedule(p, at)
+	c.put(p, at, step, false)
 }
 
 // nextClosing puts the closing read on the queue. It waits for its time, whatever happens to the pod.
 func (c *capture) nextClosing() {
-	c.next(prioClosing, closingTime(c.run.now()), c.closing)
+	c.put(prioClosing, closingTime(c.run.now()), c.closing, true)
+}
+
+// put makes a step the pending one. Nothing of the capture is touched afterwards: the step may run already.
+func (c *capture) put(p priority, at time.Time, step func(context.Context), patient bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.patient = true
+	c.turn++
+	c.busy, c.patient, c.pending = false, patient, step
+	c.schedule(p, at)
 }
 
 // schedule puts the pending step on the queue, in place of where it was. The lock is held.

@@ -36,13 +36,23 @@ func (t *tally) add(change func(*tally)) {
 	change(t)
 }
 
+// stored counts a record. Only a one-off export keeps its key: an exporter that runs for months has no end of them.
+func (e *Exporter) stored(bytes int64, key string) {
+	e.tally.add(func(t *tally) {
+		t.bytes += bytes
+		if e.once {
+			t.keys = append(t.keys, key)
+		}
+	})
+}
+
 // Progress is where a one-off export stands at one moment.
 type Progress struct {
 	Pods, Runs, Done int      // selected pods, container runs found in them, runs finished
 	Bytes            int64    // of log text
 	Already          int      // runs that were archived before
 	Spooled          int      // captures that are not in the bucket yet
-	Keys             []string // of the records of the captures
+	Keys             []string // of the records of the captures; none of an exporter that runs on
 	Failures         []error  // of single containers
 }
 

@@ -64,8 +64,8 @@ type Options struct {
 	// RotateAt is the size in bytes below which no kubelet of the cluster rotates a log: the smallest
 	// containerLogMaxSize. 0 means a cautious 1 MiB; the kubelet's own default is 10 MiB.
 	RotateAt int64
-	// ReadRate bounds the bytes of log per second that are read from the API server, 0 is no limit. Pods
-	// that are being deleted are never held up.
+	// ReadRate bounds the bytes of log per second that are read from the API server, 0 is no limit. What vanishes
+	// within seconds is never held up: the logs of pods that are being deleted, and of runs that may be replaced.
 	ReadRate int64
 	// Archived is told of each record of an ended run that this exporter has stored, with its JSON. It must
 	// return at once. Nil tells nobody.
@@ -148,6 +148,7 @@ type Exporter struct {
 	segmentEvery, renewAfter time.Duration
 	segmentsToDouble         int
 	maxNamed                 int
+	statusWait, lostAfter    time.Duration
 	stopped                  chan struct{} // closed when Run's context has ended
 	ship                     *shipper
 	space                    *space
@@ -211,6 +212,7 @@ func New(o Options) (*Exporter, error) {
 		rate:      newRate(o.ReadRate),
 		rotateAt:  orDefault(o.RotateAt, cautiousRotateAt), stopped: make(chan struct{}), replaced: make(chan struct{}, 1), segmentEvery: segmentEvery, renewAfter: renewAfter,
 		segmentsToDouble: segmentsToDouble, maxNamed: maxNamed,
+		statusWait: statusWait, lostAfter: lostAfter,
 	}
 	e.exports.Store(chosen)
 	e.undecidable.Interval = time.Minute
@@ -331,6 +333,7 @@ func (e *Exporter) Run(ctx context.Context) error {
 	e.drain(work, orDefault(e.opts.Grace, defaultGrace))
 	stop()
 	loops.Wait()
+	e.outputs.flushAll() // what no capture could finish is left for the next process
 	return e.ledger.close()
 }
 

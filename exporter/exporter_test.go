@@ -48,6 +48,9 @@ func TestFinishedPodThatStays(t *testing.T) {
 	if strings.Contains(string(rec.PodObject), "hunter2") || !strings.Contains(string(rec.PodObject), "PASSWORD") {
 		t.Errorf("pod object %s", rec.PodObject)
 	}
+	if keys := e.Progress().Keys; len(keys) > 0 {
+		t.Errorf("an exporter that runs on keeps the keys %q", keys)
+	}
 	w.stop()
 	w.start(nil) // a new start sees the same pod and archives nothing twice
 	<-time.After(500 * time.Millisecond)
@@ -102,7 +105,7 @@ func TestLost(t *testing.T) {
 	c.Remove()
 	exit(pod, 137)
 	w.kube.SetPod(pod)
-	w.start(nil)
+	w.begin(func(e *Exporter) { e.lostAfter = time.Second }, nil)
 	rec := w.await(1)[0]
 	if len(rec.Objects) != 0 || rec.Lines != 0 || rec.Verdict.Head.State != bundle.Lost || rec.Verdict.Head.Cause != bundle.CauseKubeletError {
 		t.Errorf("objects %v, verdict %+v", rec.Objects, rec.Verdict)

@@ -55,6 +55,9 @@ func (c *capture) follow(ctx context.Context) {
 	case m.ended():
 		c.ended(ctx)
 		return
+	case c.replaced:
+		c.readBefore(ctx)
+		return
 	}
 	c.asked = slotCurrent
 	node := m.pod.node
@@ -90,7 +93,7 @@ func (c *capture) streamed(ctx context.Context, ended, ok bool) {
 		} else {
 			c.salvage(ctx)
 		}
-		c.sealWhenTold(time.Now().Add(statusWait))(ctx)
+		c.sealWhenTold(time.Now().Add(c.e.statusWait))(ctx)
 	case m.ended():
 		c.next(urgency(m), time.Now(), c.ended) // the log may still be there
 	case c.e.stopping() && !m.dying:
@@ -101,14 +104,21 @@ func (c *capture) streamed(ctx context.Context, ended, ok bool) {
 }
 
 // sealWhenTold is a step that seals as soon as the status tells the exit code, or at the latest then.
-// It waits on the queue, so that it takes no place from the next dying pod.
+// It waits on the queue, so that it takes no place from the next dying pod. A run that goes on by then, as the
+// status says, is followed on: only of a dying pod may the end be taken for certain without it.
 func (c *capture) sealWhenTold(latest time.Time) func(context.Context) {
 	return func(ctx context.Context) {
-		if m := c.run.now(); m.term != nil || m.podGone || ctx.Err() != nil || time.Now().After(latest) {
+		switch m := c.run.now(); {
+		case m.term != nil, m.podGone, ctx.Err() != nil:
 			c.seal(ctx)
-			return
+		case time.Now().Before(latest):
+			c.next(prioClosing, time.Now().Add(statusLook), c.sealWhenTold(latest))
+		case m.ended(), m.dying:
+			c.seal(ctx)
+		default:
+			c.gone = false
+			c.next(c.priority(), time.Now().Add(c.pause()), c.follow)
 		}
-		c.next(prioClosing, time.Now().Add(statusLook), c.sealWhenTold(latest))
 	}
 }
 
@@ -141,8 +151,12 @@ func (c *capture) stop(ctx context.Context) {
 		return
 	}
 	if c.running && !c.e.once {
-		c.storeSoFar() // and the next process goes on from there
-		c.leave()
+		if c.surely(ctx) {
+			c.storeSoFar() // and the next process goes on from there
+			c.leave()
+		} else {
+			c.reset()
+		}
 		c.closed()
 		return
 	}
@@ -153,10 +167,10 @@ func (c *capture) stop(ctx context.Context) {
 //
 // A clean end alone says nothing: a broken connection behind the API server looks the same. For a pod
 // that is being deleted more streams are opened at once. For a running container they would stay open;
-// if the kubelet ends them too, with nothing new, or says that it no longer knows the container, then the
+// if the kubelet ends them too, with nothing new, or its runtime no longer knows the container, then the
 // container has ended and this is the end of its log: the kubelet removes a container after its exit
 // only, and reads to the end of the file before it looks for the container (cri-client/pkg/logs
-// ReadLogs). The container of another pod may have restarted, and a second stream would be its
+// ReadLogs). That it cannot find a log, right when it is asked, counts only after such an end. The container of another pod may have restarted, and a second stream would be its
 // successor's; there the status must tell of the end first.
 func (c *capture) stream(ctx context.Context) (ended, ok bool) {
 	var end streamEnd
@@ -167,9 +181,17 @@ func (c *capture) stream(ctx context.Context) (ended, ok bool) {
 		case c.renew:
 			c.rejoin(ctx)
 			continue
+		case c.certain && !c.run.now().ended(): // what was refused will be taken now
+			continue
 		case ok && res.TextKind == podlog.TextGone:
 			c.removed(res, end)
-			return true, true
+			if inStream(res) || end.alive() && c.run.now().dying {
+				return true, true
+			}
+			if c.run.now().dying {
+				c.consult(ctx) // at once: it may be true
+			}
+			return false, false
 		case !ok && c.gone && end.seen():
 			c.vanished(end)
 			return true, true
@@ -222,15 +244,18 @@ func (c *capture) reached(res podlog.Result) bool {
 	return res.Join != podlog.JoinShort && (res.Join != podlog.JoinEmpty || c.log.Bytes() == 0)
 }
 
+// inStream says whether it was the runtime that no longer knew this very container, when a stream looked for it after
+// reading. In place of a log the kubelet's sentence says only that the runtime gave no status: it may be restarting.
+func inStream(res podlog.Result) bool { return res.Own && strings.HasPrefix(res.Text, "rpc error: ") }
+
 // removed judges the tail of a log whose container the kubelet no longer knows.
 func (c *capture) removed(res podlog.Result, end streamEnd) {
-	inStream := strings.HasPrefix(res.Text, "rpc error: ") // after reading, and not in place of it
 	switch {
 	case !res.Own:
 		c.unprovenTail("the kubelet's last word was about another container")
 	case c.rotatable():
 		c.unprovenTail("the container was removed before a second look, and a rotation right before its exit cannot be excluded")
-	case inStream && c.reached(res), res.Appended == 0 && end.alive():
+	case inStream(res) && c.reached(res), res.Appended == 0 && end.alive():
 		c.tail = bundle.Part{State: bundle.Proven, Evidence: []string{
 			"the stream was open when the container was removed, and the kubelet reads to the end of the log before it looks for the container",
 		}}
@@ -292,7 +317,7 @@ func (c *capture) poll(ctx context.Context) {
 		c.stop(ctx)
 	case c.gone:
 		c.salvage(ctx)
-		c.sealWhenTold(time.Now().Add(statusWait))(ctx)
+		c.sealWhenTold(time.Now().Add(c.e.statusWait))(ctx)
 	case c.run.now().ended():
 		c.ended(ctx)
 	case m.dying:

@@ -181,23 +181,3 @@ func lived(r *run, m moment) time.Duration {
 	}
 	return m.term.FinishedAt.Sub(r.startedAt)
 }
-
-// foreign says whether what was read may be another run's, so that it must not be stored as this
-// one's: the name or the slot that was asked for had moved on by the end of the reading. Then only
-// the kubelet's naming of the container or stamps can vouch for the bytes: a log that begins before
-// the second in which this run ended cannot be its successor's. Without such a move stamps say nothing:
-// a busy runtime stamps a line some seconds after its container's end.
-func (c *capture) foreign(m moment) bool {
-	if c.log == nil || c.log.Bytes() == 0 || c.own {
-		return false
-	}
-	moved := errors.Is(c.podError(), errOtherPod)
-	if !c.followed && !m.podGone && c.asked != m.slot {
-		moved = true
-	}
-	if !moved {
-		return false
-	}
-	first := c.log.First()
-	return first.IsZero() || m.term == nil || m.term.FinishedAt.IsZero() || !first.Before(m.term.FinishedAt.Time)
-}

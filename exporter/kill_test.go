@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -180,4 +181,28 @@ func TestMemoryOfStoreAway(t *testing.T) {
 		t.Errorf("%.0f objects a second, want 200", rate)
 	}
 	c.below(limit)
+}
+
+// An exporter stops between the two reads of a log, while what it has read is in memory only. The next process
+// has it, although the pod is gone by then.
+func TestStopKeepsWhatWaits(t *testing.T) {
+	t.Parallel()
+	w := newTrapped(t, nil)
+	pod, c := w.pod("ended")
+	w.kube.SetPod(pod)
+	w.run(func(o *Options) { o.Grace = time.Millisecond })
+	w.until("the run is known", func() bool { return len(w.kube.Requests("limitBytes=")) > 0 })
+	c.Print(time.Now(), "last words\n")
+	c.Exit()
+	exit(pod, 1)
+	w.kube.SetPod(pod)
+	w.until("the first read", func() bool { return len(w.kube.Requests("/log?")) > 1 })
+	<-time.After(100 * time.Millisecond)
+	w.stop()
+	w.kube.DeletePod(pod.Namespace, pod.Name)
+	w.metrics = prometheus.NewRegistry()
+	w.run(nil)
+	if rec := w.await(1)[0]; !strings.HasSuffix(w.text(rec), " last words\n") {
+		t.Errorf("log %q, verdict %+v", w.text(rec), rec.Verdict)
+	}
 }

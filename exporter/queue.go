@@ -28,15 +28,18 @@ type task struct {
 	do   func(context.Context)
 }
 
-// queue runs tasks by priority under three limits: one for the streams of dying pods, which nothing
-// else can use up, one for those of running pods, which may last for days, and one for everything else. pods/log is exempt from the API server's own flow
-// control, so nobody else would slow us down.
+// queue runs tasks by priority under four limits: one for the streams of dying pods, which nothing
+// else can use up, one for those of running pods, which may last for days, one for first looks, of which there
+// may be as many as there are containers, and one for everything else. Of that a part is kept for logs that
+// vanish within seconds. pods/log is exempt from the API server's own flow control, so nobody else would slow
+// us down.
 type queue struct {
 	mu      sync.Mutex
 	seq     uint64
 	delayed timeHeap
 	ready   [lanes]prioHeap
 	free    [lanes]int
+	kept    int           // of laneRest, for what is as urgent as a closing read
 	wake    chan struct{} // has room for one: something changed
 	tasks   sync.WaitGroup
 }
@@ -44,12 +47,17 @@ type queue struct {
 const (
 	laneDying = iota
 	laneLive
+	laneProbe
 	laneRest
 	lanes
 )
 
+// newQueue returns a queue with a quarter of rest kept for urgent tasks, and as many first looks at a time.
 func newQueue(dying, live, rest int) *queue {
-	return &queue{free: [lanes]int{laneDying: dying, laneLive: live, laneRest: rest}, wake: make(chan struct{}, 1)}
+	return &queue{
+		free: [lanes]int{laneDying: dying, laneLive: live, laneProbe: max(1, rest/4), laneRest: rest}, kept: rest / 4,
+		wake: make(chan struct{}, 1),
+	}
 }
 
 // add puts work on the queue, to run not before at.
@@ -94,7 +102,7 @@ func (q *queue) dispatch(ctx context.Context) time.Duration {
 		heap.Push(&q.ready[lane(t.prio)], t)
 	}
 	for l := range q.ready {
-		for q.free[l] > 0 && len(q.ready[l]) > 0 {
+		for q.mayStart(l) {
 			t, _ := heap.Pop(&q.ready[l]).(task)
 			q.free[l]--
 			q.tasks.Go(func() {
@@ -107,6 +115,14 @@ func (q *queue) dispatch(ctx context.Context) time.Duration {
 		return time.Hour
 	}
 	return time.Until(q.delayed[0].at)
+}
+
+// mayStart says whether a lane has room for what is ready in it. The lock is held.
+func (q *queue) mayStart(l int) bool {
+	if q.free[l] == 0 || len(q.ready[l]) == 0 {
+		return false
+	}
+	return l != laneRest || q.free[l] > q.kept || q.ready[l][0].prio <= prioClosing
 }
 
 func (q *queue) done(l int) {
@@ -133,6 +149,8 @@ func lane(p priority) int {
 		return laneDying
 	case prioLive:
 		return laneLive
+	case prioProbe:
+		return laneProbe
 	}
 	return laneRest
 }

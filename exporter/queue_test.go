@@ -10,7 +10,7 @@ import (
 )
 
 // What will vanish first goes first, whatever was there before; a task runs not before its time; the
-// lane of dying pods is never blocked by the rest.
+// lane of dying pods is never blocked by the rest, and neither the rest by first looks.
 func TestQueueOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -26,7 +26,6 @@ func TestQueueOrder(t *testing.T) {
 			}
 		}
 		now := time.Now()
-		q.add(prioProbe, now, do("probe"))
 		q.add(prioFinished, now, do("finished 1"))
 		q.add(prioFinished, now, do("finished 2"))
 		q.add(prioRestart, now.Add(1500*time.Millisecond), do("restart, later"))
@@ -38,7 +37,7 @@ func TestQueueOrder(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		cancel()
 		loop.Wait()
-		want := []string{"restart", "dying", "finished 1", "restart, later", "finished 2", "probe"}
+		want := []string{"restart", "dying", "finished 1", "restart, later", "finished 2"}
 		if !slices.Equal(order, want) {
 			t.Errorf("order %q, want %q", order, want)
 		}
@@ -46,6 +45,41 @@ func TestQueueOrder(t *testing.T) {
 			t.Errorf("%d tasks left", q.waiting())
 		}
 	})
+}
+
+// First looks and finished logs that take for ever leave room for what vanishes within seconds.
+func TestQueueKeepsRoom(t *testing.T) {
+	for name, slow := range map[string]priority{"first looks": prioProbe, "finished logs": prioFinished, "logs of owned pods": prioOwned} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithCancel(t.Context())
+				q := newQueue(1, 1, 8)
+				var loop sync.WaitGroup
+				loop.Go(func() { q.run(ctx) })
+				hang := func(ctx context.Context) { <-ctx.Done() }
+				for range 100 {
+					q.add(slow, time.Now(), hang)
+				}
+				time.Sleep(time.Second)
+				begun := make(chan priority, 3)
+				for _, p := range []priority{prioRestart, prioClosing} {
+					q.add(p, time.Now(), func(context.Context) { begun <- p })
+				}
+				time.Sleep(time.Second)
+				if len(begun) != 2 {
+					t.Errorf("%d of 2 urgent reads have begun", len(begun))
+				}
+				if slow == prioProbe {
+					q.add(prioFinished, time.Now(), func(context.Context) { begun <- prioFinished })
+					if time.Sleep(time.Second); len(begun) != 3 {
+						t.Error("first looks hold up reads")
+					}
+				}
+				cancel()
+				loop.Wait()
+			})
+		})
+	}
 }
 
 func TestBackoff(t *testing.T) {

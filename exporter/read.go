@@ -56,16 +56,19 @@ func (c *capture) read(ctx context.Context) {
 		}
 	}
 	c.asked = m.slot
+	if c.replaced {
+		c.asked = slotPrevious
+	}
 	method := "get"
-	if m.slot == slotPrevious {
+	if c.asked == slotPrevious {
 		method = "previous"
 	}
-	req := podlog.Request{Previous: m.slot == slotPrevious}
+	req := podlog.Request{Previous: c.asked == slotPrevious}
 	if c.earlier != nil {
 		req.Since = c.since()
 	}
 	_, ok := c.take(ctx, method, req)
-	if ok && c.earlier == nil && m.slot == slotCurrent && c.run.restart == 0 && m.restartable() {
+	if ok && c.earlier == nil && c.asked == slotCurrent && m.restartable() {
 		ok = c.checkCurrent(ctx)
 	}
 	switch {
@@ -78,39 +81,6 @@ func (c *capture) read(ctx context.Context) {
 	default:
 		c.again(c.read)
 	}
-}
-
-// checkCurrent makes sure that what was just read as the container's current log is this run's. A first
-// run is followed by the second without any back-off, and the status that tells of it comes later. The
-// kubelet never goes back, so it is enough to look what it now calls the previous log: if there is none,
-// or it is this very log, the current one was ours. Otherwise that one is, since nothing ran before.
-func (c *capture) checkCurrent(ctx context.Context) bool {
-	if c.own {
-		return true
-	}
-	body, err := c.e.source.Open(ctx, c.request(podlog.Request{Previous: true, LimitBytes: 64}))
-	if err != nil {
-		c.own = podlog.Classify(err) == podlog.RefusedNotThere
-		return true // otherwise undecided; what comes at the end decides
-	}
-	probe := podlog.New(discard{}, c.run.id.containerID)
-	res, err := probe.Read(body)
-	_ = body.Close()
-	first := probe.First()
-	switch {
-	case err != nil || res.TextKind != podlog.TextNone || first.IsZero() && res.Bytes > 0:
-		return true
-	case first.Equal(c.log.First()):
-		c.own = !first.IsZero()
-		return true
-	}
-	c.reset()
-	c.asked = slotPrevious
-	if _, ok := c.take(ctx, "previous", podlog.Request{Previous: true}); !ok {
-		return false
-	}
-	c.own = c.log.First().Equal(first)
-	return true
 }
 
 // closingTime is when a log can be taken as settled: a second after its end, which lies before now,
@@ -134,7 +104,7 @@ func (c *capture) closing(ctx context.Context) {
 	more := c.readEnd(ctx)
 	if silent && more > 0 && ctx.Err() == nil && c.asked == slotCurrent && m.slot == slotCurrent && m.restartable() {
 		c.own = false // the kubelet has named what was empty
-		if c.run.restart == 0 && !c.checkCurrent(ctx) {
+		if !c.checkCurrent(ctx) {
 			c.again(c.read)
 			return
 		}
@@ -197,6 +167,9 @@ func (c *capture) readEnd(ctx context.Context) (more int64) {
 		c.tail.Evidence = []string{fmt.Sprintf("every closing read brought more; the last one %d bytes", res.Appended)}
 	case res.Join == podlog.JoinExact, res.Join == podlog.JoinEmpty && before == 0:
 		c.aligned = res.Aligned
+		if before > 0 && m.slot == slotPrevious { // the kubelet served the same by name
+			c.late = false
+		}
 		c.tail = bundle.Part{State: bundle.Proven, Evidence: []string{"a closing read joined exactly and brought nothing new"}}
 	}
 	return res.Appended
@@ -216,7 +189,10 @@ func (c *capture) otherLog(ctx context.Context, asked moment, res podlog.Result)
 		c.tail.Evidence = []string{"the container restarted before the closing read"}
 		return 0
 	}
-	c.certain = true
+	if c.certain = c.podError() == nil; !c.certain {
+		c.tail.Evidence = []string{"the closing read may have been another pod's"}
+		return 0
+	}
 	return c.readEnd(ctx)
 }
 
@@ -241,6 +217,7 @@ func (c *capture) awaitMove(ctx context.Context) {
 
 // take makes one read that brings log text. It returns whether the body was read to a clean end.
 func (c *capture) take(ctx context.Context, method string, req podlog.Request) (podlog.Result, bool) {
+	node := c.node
 	c.tail, c.aligned, c.node, c.own = bundle.Part{}, false, nil, false // whatever was proven before, there is more to come
 	c.followed, c.renew = c.followed || req.Follow, false
 	if c.run.now().podGone {
@@ -257,6 +234,7 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 		c.cannotSpool(err)
 		return podlog.Result{}, false
 	}
+	c.late = c.late || c.served && c.log.Bytes() == 0
 	bounded, watched, done := c.watchdog(ctx, req.Follow)
 	defer done()
 	opened := time.Now()
@@ -268,7 +246,7 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 	}
 	defer body.Close() //nolint:errcheck // the read's own error is the one that counts
 	c.nodeAway, c.heard = false, time.Now()
-	c.log.RefuseHoles = c.log.Bytes() > 0 && !c.certain && !c.run.now().dying
+	c.log.RefuseHoles = c.log.Bytes() > 0 && !(c.certain && (req.Previous || c.run.now().slot == slotCurrent))
 	res, err := c.log.Read(watched(body))
 	done() // nobody looks at the log beside this from here on
 	c.note(method, res, err)
@@ -280,7 +258,7 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 		c.makeCertain(ctx)
 		return res, false
 	}
-	c.certain = false
+	c.certain, c.doubted = false, time.Time{}
 	c.joined(res)
 	var werr *podlog.WriteError
 	switch {
@@ -290,8 +268,8 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 			c.reset()
 		}
 		return res, false
-	case res.TextKind == podlog.TextGone && res.Join == podlog.JoinEmpty && c.log.Bytes() == 0:
-		c.goneOrRetry()
+	case res.TextKind == podlog.TextGone && res.Join == podlog.JoinEmpty && (c.log.Bytes() == 0 || !c.served && !req.Follow):
+		c.unfound()
 		return res, false
 	case err != nil && errors.Is(context.Cause(bounded), errRenew):
 		c.renew, c.served = true, true
@@ -303,54 +281,17 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 		c.refused++
 		return res, false
 	}
-	c.refused = 0
-	c.served = true
+	if res.TextKind == podlog.TextGone && res.Appended == 0 {
+		c.node = node
+	}
+	c.answered(res)
 	return res, true
-}
-
-// makeCertain looks whether the run still has the slot that is asked for, after a read that did not
-// continue what is held. If the container has restarted, the status will say so in a moment, and the
-// read was the successor's. If not, lines are missing: the next read may leave a hole.
-func (c *capture) makeCertain(ctx context.Context) {
-	c.awaitEnd(ctx, endWait)
-	c.seePod(ctx)
-	c.certain = true
 }
 
 // vouches says whether the kubelet has named this very run when it was asked for the current one: then
 // what it served up to here was this run's. What it serves later may be the successor's.
 func (c *capture) vouches(req podlog.Request, res podlog.Result) bool {
 	return res.Own && !req.Previous && c.log.Bytes() > 0
-}
-
-// goneOrRetry handles a kubelet that cannot find the run's log at all. While the status still shows
-// the run this may be a moment between two states; it is believed after a few tries.
-func (c *capture) goneOrRetry() {
-	if c.refused++; c.refused > 3 || c.run.now().podGone {
-		c.gone = true
-	}
-}
-
-// refuse handles an error in place of a body.
-func (c *capture) refuse(ctx context.Context, err error) {
-	c.refused++
-	c.nodeAway = false
-	switch podlog.Classify(err) {
-	case podlog.RefusedPodGone:
-		c.gone = true
-	case podlog.RefusedNotThere:
-		c.gone = c.refused > 5
-	case podlog.RefusedForbidden:
-		c.e.access.forbidden(ctx, c.run.now().pod.namespace, err)
-	case podlog.RefusedForNow:
-		c.nodeAway = podlog.NodeAway(err)
-		if c.refused == 5 {
-			c.e.log.Warn("cannot read log, will go on trying", c.attrs("err", err)...)
-		}
-	}
-	if c.run.now().podGone && c.refused > 3 {
-		c.gone = true
-	}
 }
 
 // recorded says whether the run may have a record already, in the spool or in the bucket: it had ended

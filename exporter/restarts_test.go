@@ -206,7 +206,7 @@ func TestNamedThenSucceeded(t *testing.T) {
 	})
 	exit(pod, 1)
 	w.kube.SetPod(pod)
-	w.start(nil)
+	w.begin(func(e *Exporter) { e.lostAfter = time.Second }, nil)
 	rec := w.await(1)[0]
 	if rec.Lines != 0 || rec.Verdict.Head.State != bundle.Lost || rec.Verdict.Head.Cause != bundle.CauseReplacedBeforeRead {
 		t.Errorf("log %q, verdict %+v", w.text(rec), rec.Verdict)

@@ -85,7 +85,7 @@ func (c *capture) seal(ctx context.Context) {
 	if err == nil {
 		c.e.metrics.captured(rec)
 		c.report(rec, key)
-		c.e.tally.add(func(t *tally) { t.bytes += rec.RawBytes; t.keys = append(t.keys, key) })
+		c.e.stored(rec.RawBytes, key)
 	}
 	if c.running && !c.e.once {
 		c.closed() // the run goes on, and has its record to come
@@ -146,10 +146,10 @@ var errOtherPod = errors.New("another pod has the name now")
 func (c *capture) seePod(ctx context.Context) {
 	known := c.run.now().pod
 	pod, err := c.e.kube.CoreV1().Pods(known.namespace).Get(ctx, known.name, metav1.GetOptions{})
-	if err == nil && pod.UID != known.uid {
-		err = errOtherPod
-	}
 	c.notes.Lock()
+	if err == nil && pod.UID != known.uid {
+		err, c.other = errOtherPod, pod.CreationTimestamp.Time
+	}
 	if c.podErr = err; err == nil {
 		c.object = pod
 	}

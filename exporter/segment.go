@@ -38,7 +38,7 @@ func (c *capture) segments(ctx context.Context, renew func()) {
 		case <-tick.C:
 			switch {
 			case !c.apart:
-				c.segment()
+				c.segment(ctx)
 			case c.e.ship.reachable(ctx):
 				renew()
 				return
@@ -49,9 +49,9 @@ func (c *capture) segments(ctx context.Context, renew func()) {
 
 // segment stores what has been read of a running container's log, if that is due: a log object, and a
 // snapshot record that names it and all before it. The run's own record will name them too.
-func (c *capture) segment() {
+func (c *capture) segment(ctx context.Context) {
 	pace := c.e.pace(c.out.named())
-	if c.out.due(c.e.segmentEvery*time.Duration(pace), segmentSize*pace) {
+	if c.out.due(c.e.segmentEvery*time.Duration(pace), segmentSize*pace) && c.surely(ctx) {
 		c.storeSoFar()
 	}
 }

@@ -64,10 +64,14 @@ func (o *outputs) flush(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			for _, out := range o.list() {
-				out.flush()
-			}
+			o.flushAll()
 		}
+	}
+}
+
+func (o *outputs) flushAll() {
+	for _, out := range o.list() {
+		out.flush()
 	}
 }
 

@@ -140,8 +140,7 @@ func (c *capture) storeSnapshot(ctx context.Context) {
 	key, fresh := c.storeSoFar()
 	switch {
 	case fresh:
-		bytes := c.log.Bytes() - before
-		c.e.tally.add(func(t *tally) { t.bytes += bytes; t.keys = append(t.keys, key) })
+		c.e.stored(c.log.Bytes()-before, key)
 	case c.earlier == nil && c.e.once: // people want to see that there is nothing yet
 		c.running = true
 		c.tail = bundle.Part{State: bundle.Unproven, Cause: bundle.CauseStillRunning}

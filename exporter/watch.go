@@ -189,8 +189,14 @@ func (e *Exporter) watchNamespace(ctx context.Context, namespace string) {
 		}
 	}
 	handled, err := pods.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(obj any) { outage.over(); handle(obj, false) },
-		UpdateFunc: func(_, obj any) { outage.over(); handle(obj, false) },
+		AddFunc: func(obj any) { outage.over(); handle(obj, false) },
+		UpdateFunc: func(old, obj any) {
+			outage.over()
+			if replaced(old, obj) { // between two lists: nobody tells of the deletion
+				handle(old, true)
+			}
+			handle(obj, false)
+		},
 		DeleteFunc: func(obj any) { handle(obj, true) },
 	})
 	if err != nil {
@@ -211,6 +217,14 @@ func (e *Exporter) watchNamespace(ctx context.Context, namespace string) {
 	case <-ended:
 	case <-time.After(time.Second): // the reflector may sleep up to its back-off before it looks at ctx
 	}
+}
+
+// replaced says whether another pod has taken a pod's name. An informer files pods by name, so what it has not
+// seen deleted it takes for a change of one object (client-go, tools/cache ResourceEventHandler).
+func replaced(old, obj any) bool {
+	a, aok := old.(*podInfo)
+	b, bok := obj.(*podInfo)
+	return aok && bok && a.uid != b.uid
 }
 
 // see takes what is known of a pod, from whomever.

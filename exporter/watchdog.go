@@ -87,7 +87,11 @@ func newRate(perSecond int64) *rate.Limiter {
 	return rate.NewLimiter(rate.Limit(perSecond), readSize)
 }
 
-// slowed holds a body to the rate limit, as long as its pod is not being deleted.
+// vanishing says whether a run's log may be gone within seconds: its pod is being deleted, or its container has been
+// restarted or may be at any moment.
+func (m moment) vanishing() bool { return m.dying || m.ended() && urgency(m) <= prioRestart }
+
+// slowed holds a body to the rate limit, unless its log may be gone within seconds.
 type slowed struct {
 	ctx  context.Context
 	r    io.Reader
@@ -97,7 +101,7 @@ type slowed struct {
 
 func (s *slowed) Read(p []byte) (int, error) {
 	n, err := s.r.Read(p[:min(len(p), readSize)])
-	if n > 0 && !s.run.now().dying {
+	if n > 0 && !s.run.now().vanishing() {
 		if werr := s.rate.WaitN(s.ctx, n); werr != nil && err == nil {
 			err = werr
 		}

@@ -26,7 +26,7 @@ func (p *policyFlags) register(cmd *cobra.Command) {
 	f.StringVar(&p.capture, "capture", "final", "when to read logs: final, when a container has ended; live, from its start on, for logs that the kubelet rotates and pods that are deleted by force")
 	f.StringVar(&p.rotateAt, "container-log-max-size", "1Mi", "the smallest containerLogMaxSize of the cluster's kubelets, whose default is 10Mi: a log that was streamed counts as complete without further proof only below it")
 	f.IntVar(&p.nodeFollows, "follows-per-node", 32, "streams of running containers on one node; each takes one inotify instance there. Logs beyond are read every few seconds")
-	f.StringVar(&p.bytesPerSec, "read-rate", "0", "bytes of log per second to read at most, such as 50Mi; 0 is no limit. Pods that are being deleted are never held up")
+	f.StringVar(&p.bytesPerSec, "read-rate", "0", "bytes of log per second to read at most, such as 50Mi; 0 is no limit. Logs that vanish within seconds, of dying pods and of runs that may be replaced, are never held up")
 	f.StringVar(&p.nodeLogs, "node-logs", "off", "use the kubelets' own log files: off; recover, for what the API cannot give; prefer, wherever there are some. Needs the right to get nodes/log, which opens all of /var/log on the nodes")
 	f.StringVar(&p.kubelets.CAFile, "kubelet-ca", "", "`file` with the authority that signs the kubelets' certificates (default: the cluster's)")
 	f.BoolVar(&p.kubelets.InsecureSkipVerify, "kubelet-insecure-skip-verify", false, "do not check the kubelets' certificates: whoever answers at a node's address gets the exporter's token")

@@ -1,0 +1,80 @@
+package exporter
+
+import (
+	"context"
+	"time"
+
+	"github.com/kubelogexporter/kubelogexporter/exporter/podlog"
+)
+
+const (
+	// lostAfter is how long the kubelet is doubted that cannot find the log of a run whose pod stays. It says so
+	// of every container while its runtime restarts, for some seconds; and what its own clean-up has removed,
+	// which comes by once a minute, the status shows soon after.
+	lostAfter = 90 * time.Second
+	// lostTries is how often it is doubted where the log was to be removed: the pod was evicted or deleted.
+	lostTries = 3
+	// absentTries is how often the kubelet is doubted that knows of no such run.
+	absentTries = 5
+)
+
+// evicted says whether the kubelet has ended the pod, and so removes its logs.
+func (m moment) evicted() bool { return m.pod.reason == "Evicted" || m.pod.reason == "Preempting" }
+
+// unfound handles a kubelet that cannot find the run's log. It says so whenever its runtime gives no status of the
+// container, for whatever reason (k8s.io/kubernetes/pkg/kubelet/kuberuntime GetContainerLogs), so of a run that
+// goes on it proves nothing: that one's end the status will tell.
+func (c *capture) unfound() {
+	c.refused++
+	if c.missed++; c.missed == 1 {
+		c.missing = time.Now()
+	}
+	switch m := c.run.now(); {
+	case m.podGone:
+		c.gone = true
+	case !m.ended():
+	case m.dying, m.evicted():
+		c.gone = c.missed > lostTries
+	case c.e.once: // people wait
+		c.gone = c.missed >= oneShotTries
+	default:
+		c.gone = time.Since(c.missing) > c.e.lostAfter
+	}
+}
+
+// refuse handles an error in place of a body.
+func (c *capture) refuse(ctx context.Context, err error) {
+	c.refused++
+	c.nodeAway = false
+	switch podlog.Classify(err) {
+	case podlog.RefusedPodGone:
+		c.gone = true
+	case podlog.RefusedNotThere:
+		c.absent++
+		c.gone = c.absent > absentTries && c.run.now().ended()
+	case podlog.RefusedForbidden:
+		c.e.access.forbidden(ctx, c.run.now().pod.namespace, err)
+	case podlog.RefusedForNow:
+		c.nodeAway = podlog.NodeAway(err)
+		if c.refused == 5 {
+			c.e.log.Warn("cannot read log, will go on trying", c.attrs("err", err)...)
+		}
+	}
+	if c.run.now().podGone && c.refused > 3 {
+		c.gone = true
+	}
+}
+
+// answered notes that the log was served. Words of the kubelet at its end that it has lost sight of the container
+// are no reason to ask again at once.
+func (c *capture) answered(res podlog.Result) {
+	c.served = true
+	if res.Appended > 0 {
+		c.consulted = false // the node may have more than when it was asked last
+	}
+	if res.TextKind == podlog.TextGone {
+		c.refused++
+		return
+	}
+	c.refused, c.absent, c.missed = 0, 0, 0
+}

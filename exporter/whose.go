@@ -1,0 +1,158 @@
+package exporter
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/kubelogexporter/kubelogexporter/exporter/podlog"
+)
+
+// A request names a pod and a container, never a run. Here it is found out whose log has come.
+
+// clocksApart is more than the clocks of a cluster's nodes and API servers differ by.
+const clocksApart = 5 * time.Second
+
+// before is what the kubelet calls the log before the current one.
+type before struct {
+	none  bool      // it has no such log
+	own   bool      // it named this run, whose log it cannot find
+	empty bool      // it served an empty one
+	first time.Time // the stamp of its first line; zero if that is not known
+}
+
+// lookBefore asks for the beginning of the container's previous log.
+func (c *capture) lookBefore(ctx context.Context) before {
+	body, err := c.e.source.Open(ctx, c.request(podlog.Request{Previous: true, LimitBytes: 64}))
+	if err != nil {
+		return before{none: podlog.Classify(err) == podlog.RefusedNotThere}
+	}
+	probe := podlog.New(discard{}, c.run.id.containerID)
+	res, err := probe.Read(body)
+	_ = body.Close()
+	if err != nil || res.TextKind != podlog.TextNone {
+		return before{own: res.Own}
+	}
+	return before{empty: res.Bytes == 0, first: probe.First()}
+}
+
+// checkCurrent makes sure that what was just read as the container's current log is this run's. A run may be
+// followed by the next one without any back-off, and the status that tells of it comes later. The kubelet
+// never goes back, so it is enough to look what it now calls the previous log: if there is none, or one from
+// before this run, or it is this very log, the current one was ours. If it is a log of this run's own time,
+// that one is ours. What begins before this run's end needs no look: its successor comes after that.
+func (c *capture) checkCurrent(ctx context.Context) bool {
+	if c.own {
+		return true
+	}
+	first, t := c.log.First(), c.run.now().term
+	if !first.IsZero() && t != nil && first.Before(t.FinishedAt.Time) {
+		return true
+	}
+	b := c.lookBefore(ctx)
+	switch {
+	case b.none, !b.first.IsZero() && (b.first.Equal(first) || b.first.Before(c.run.startedAt)):
+		c.own = true
+		return true
+	case b.own, b.first.IsZero() && !b.empty, b.empty && c.run.restart > 0:
+		return true // otherwise undecided; what comes at the end decides
+	case c.run.restart > 0 && b.first.Before(c.run.startedAt.Add(time.Second)):
+		return true // likewise: a run that ended within a second may have been the one before
+	}
+	c.reset()
+	c.asked = slotPrevious
+	if _, ok := c.take(ctx, "previous", podlog.Request{Previous: true}); !ok {
+		return false
+	}
+	c.own = c.log.First().Equal(b.first)
+	return true
+}
+
+// makeCertain looks whether the run still has the slot that is asked for, after a read that did not
+// continue what is held. If the container has restarted, the status will say so in a moment, or, on a busy
+// cluster, later; then the kubelet calls this run's log the previous one. If another pod has the name, the
+// pod says so. Only if it was ours after all are lines missing, and the next read may leave a hole.
+func (c *capture) makeCertain(ctx context.Context) {
+	if !c.run.now().dying { // of a dying pod no container restarts, and its log will not wait
+		c.awaitEnd(ctx, endWait)
+	}
+	c.seePod(ctx)
+	m := c.run.now()
+	switch {
+	case m.podGone, m.slot == slotNone, c.podError() != nil, c.replaced:
+		return
+	case m.slot == slotPrevious, m.dying: // the next read is by name, or there is no next run
+		c.certain = true
+		return
+	}
+	if c.doubted.IsZero() {
+		c.doubted = time.Now()
+	}
+	b := c.lookBefore(ctx)
+	switch {
+	case b.none, !b.first.IsZero() && b.first.Before(c.log.First()):
+		c.certain = true
+	case b.own, !b.first.IsZero() && !b.first.After(c.log.Last()):
+		c.replaced = true
+	default: // it cannot be told, but no status is late for so long
+		c.certain = time.Since(c.doubted) > c.e.statusWait
+	}
+}
+
+// readBefore reads what is left of a run that has been replaced, as the kubelet says and the status does not yet.
+func (c *capture) readBefore(ctx context.Context) {
+	c.asked = slotPrevious
+	c.take(ctx, "previous", podlog.Request{Previous: true, Since: c.since()})
+	if ctx.Err() != nil {
+		c.stop(ctx)
+		return
+	}
+	c.next(c.priority(), time.Now().Add(endWait), c.follow)
+}
+
+// surely says whether a log whose first line came after a stream of it had ended in silence is this run's:
+// what came then may be that of another pod, or of the next run. It may be called beside a stream.
+func (c *capture) surely(ctx context.Context) bool {
+	if !c.late {
+		return true
+	}
+	c.seePod(ctx)
+	if c.podError() != nil || c.run.now().ended() {
+		return false
+	}
+	b := c.lookBefore(ctx)
+	return b.none || !b.first.IsZero() && b.first.Before(c.run.startedAt)
+}
+
+// foreign says whether what was read may be another run's, so that it must not be stored as this
+// one's: the name or the slot that was asked for had moved on by the end of the reading. Then only
+// the kubelet's naming of the container, the name of its files or stamps can vouch for the bytes: a log that
+// begins before the second in which this run ended, or before the pod was made that has the name now, cannot
+// be its successor's. Without such a move stamps say nothing: a busy runtime stamps a line some seconds after
+// its container's end.
+func (c *capture) foreign(m moment) bool {
+	if c.log == nil || c.log.Bytes() == 0 || c.own || c.node != nil {
+		return false
+	}
+	first := c.log.First()
+	from := func(t time.Time) bool { return t.IsZero() || first.IsZero() || !first.Before(t) }
+	var end time.Time
+	if m.term != nil {
+		end = m.term.FinishedAt.Time
+	}
+	if errors.Is(c.podError(), errOtherPod) && from(end) && from(c.otherSince()) {
+		return true
+	}
+	return (!c.followed || c.late) && !m.podGone && c.asked != m.slot && from(end)
+}
+
+// otherSince returns a time before which the pod that has the name now cannot have written anything; zero if
+// that is not known.
+func (c *capture) otherSince() time.Time {
+	c.notes.Lock()
+	defer c.notes.Unlock()
+	if c.other.IsZero() {
+		return c.other
+	}
+	return c.other.Add(-clocksApart)
+}
