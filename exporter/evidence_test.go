@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
 
 // A log of one line without a newline, or of one that is longer than what is read at a time, begins with
@@ -35,4 +37,27 @@ func TestHeadOfOneLine(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A container that writes so fast that it has filled a file soon after its start has lost its first lines,
+// and is known by its speed: what is fast depends on how large a file may grow.
+func TestHeadOfASmallFile(t *testing.T) {
+	t.Parallel()
+	w := newTrapped(t, nil)
+	pod, c := w.pod("steady")
+	start := pod.Status.ContainerStatuses[0].State.Running.StartedAt.Add(-20 * time.Second)
+	pod.Status.ContainerStatuses[0].State.Running.StartedAt.Time = start
+	c.Print(start.Add(10*time.Millisecond), "rotated away\n")
+	c.Rotate(start.Add(1700*time.Millisecond), "")
+	for at := start.Add(1800 * time.Millisecond); at.Before(start.Add(4 * time.Second)); at = at.Add(100 * time.Millisecond) {
+		c.Print(at, strings.Repeat(strings.Repeat("x", 1000)+"\n", 60))
+	}
+	c.Exit()
+	exit(pod, 0)
+	w.kube.SetPod(pod)
+	w.run(func(o *Options) { o.RotateAt = 1 << 20 })
+	if rec := w.await(1)[0]; rec.Verdict.Head.State != bundle.Unproven || rec.Verdict.Complete {
+		t.Errorf("verdict %+v", rec.Verdict)
+	}
+	w.account()
 }

@@ -72,7 +72,7 @@ type beginning struct {
 // judgeHeadOf may be called beside a stream.
 func (c *capture) judgeHeadOf(m moment, b beginning) bundle.Part {
 	first := b.first
-	witness, seenFirst := c.run.witnessedHead()
+	witness, seenEmpty := c.run.witnessedHead()
 	proven := func(evidence string) bundle.Part {
 		return bundle.Part{State: bundle.Proven, Evidence: []string{evidence}}
 	}
@@ -88,15 +88,22 @@ func (c *capture) judgeHeadOf(m moment, b beginning) bundle.Part {
 		}
 	case b.empty && (c.run.emptyUntil(endOf(m)) || lived(c.run, m) < nearStart):
 		return proven("the kubelet served an empty log, and it was empty from the start")
-	case seenFirst:
+	case !seenEmpty.IsZero() && c.noFileBefore(b.burst, first.Sub(seenEmpty)):
 		return proven("the log was seen empty right after the start, and the first line after that is the first one held")
-	case !first.IsZero() && !first.Before(c.run.startedAt.Add(-time.Second)) && first.Sub(c.run.startedAt) < nearStart && b.burst < burst:
+	case !first.IsZero() && !first.Before(c.run.startedAt.Add(-time.Second)) && first.Sub(c.run.startedAt) < nearStart && c.noFileBefore(b.burst, nearStart):
 		return proven("the first line was written right after the start, and not in a burst that could have been rotated")
 	}
 	return bundle.Part{
 		State: bundle.Unproven, Cause: bundle.CauseNotWitnessed, Before: utc(first),
 		Evidence: []string{"the log was first seen too late to exclude a rotation before it"},
 	}
+}
+
+// noFileBefore says whether a container that writes at the speed at which its log begins, in bytes per second, takes at
+// least twice as long as that to fill a file. Who had filled one before, and so has lost it, wrote faster;
+// only of one that fell silent right after that, nothing is left to be known by.
+func (c *capture) noFileBefore(speed int64, silent time.Duration) bool {
+	return speed < burst && 2*float64(speed)*max(silent, time.Second).Seconds() < float64(c.e.rotateAt)
 }
 
 // judgeMiddle takes streams for what they are: at a rotation the kubelet goes on with the new file

@@ -481,10 +481,13 @@ func (r *run) emptyUntil(end time.Time) bool {
 	return r.headOK && r.head.IsZero() && end.Sub(r.emptyAt) < fillsAFile
 }
 
-// witnessedHead returns the stamp of the log's first line as it was seen while the run went on, and
-// whether that was the first line after an empty log.
-func (r *run) witnessedHead() (time.Time, bool) {
+// witnessedHead returns the stamp of the log's first line as it was seen while the run went on, and, if that
+// was the first line after an empty log, when it was seen empty last.
+func (r *run) witnessedHead() (first, empty time.Time) {
 	r.tracker.mu.Lock()
 	defer r.tracker.mu.Unlock()
-	return r.head, r.headOK && !r.head.IsZero()
+	if r.headOK && !r.head.IsZero() {
+		empty = r.emptyAt
+	}
+	return r.head, empty
 }
