@@ -78,6 +78,7 @@ type held struct {
 	earlier  *bundle.Record  // the snapshot that this log goes on from
 	resumed  bool            // it begins with what an earlier process has read
 	tookText bool            // and that holds what the process had not committed
+	pieced   bool            // a part of it came by reads that begin at a stamp, and no whole read has shown that nothing is left out
 	aligned  bool            // the whole file was read again and is what is held, from its first line on
 	middle   bundle.Part
 	tail     bundle.Part
@@ -277,6 +278,26 @@ func (h *held) since() time.Time {
 		return last
 	}
 	return last.Add(-time.Second)
+}
+
+// alignable says whether a read from the log's first line on can be compared with what is held, line by line.
+func (h *held) alignable() bool {
+	return h.node == nil && h.log != nil && h.log.FromFirst() && h.out.heldUntil().IsZero()
+}
+
+// further is where a further read begins: at the first line, if the log is small, because a read that begins
+// at a stamp leaves out what was written after the node's clock was set back.
+func (h *held) further() time.Time {
+	if h.alignable() && h.log.Bytes() <= wholeAlways {
+		return time.Time{}
+	}
+	return h.since()
+}
+
+// piece notes what a read says about the lines that a read which begins at a stamp leaves out. If it came right
+// after the end, and brings nothing new, it adds no piece.
+func (h *held) piece(req podlog.Request, res podlog.Result, atEnd bool) {
+	h.pieced = h.pieced && !res.Aligned || !req.Since.IsZero() && (res.Appended > 0 || !atEnd)
 }
 
 // joined notes a read that did not meet what was held.

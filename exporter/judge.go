@@ -121,7 +121,13 @@ func (c *capture) judgeMiddle() bundle.Part {
 		return bundle.Part{State: bundle.Unproven, Cause: bundle.CauseRotated, Evidence: c.node.Evidence}
 	case c.node != nil:
 		return c.middle
-	case c.middle.State != bundle.Proven || !c.followed || !c.rotatable():
+	case c.middle.State != bundle.Proven:
+		return c.middle
+	case c.pieced && c.served: // if nothing could be read any more, the tail says so
+		return bundle.Part{State: bundle.Unproven, Cause: bundle.CauseJoinFailed, Evidence: []string{
+			"parts of the log came by reads that begin at a stamp, which leave out what a clock that was set back stamps before it, and the whole could not be compared",
+		}}
+	case !c.followed || !c.rotatable():
 		return c.middle
 	case c.aligned:
 		return bundle.Part{State: bundle.Proven, Evidence: []string{"the whole log was read again from the same first line, and nothing else was in it"}}

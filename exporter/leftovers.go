@@ -356,7 +356,7 @@ func (c *capture) takeLeftover(ctx context.Context, left *leftover) error {
 		return nil
 	}
 	c.joined(res)
-	c.resumed, c.tookText, c.followed, c.asked = true, true, true, slotCurrent
+	c.resumed, c.pieced, c.tookText, c.followed, c.asked = true, true, true, true, slotCurrent
 	c.notes.Lock()
 	c.reads = append(c.reads, bundle.Read{Time: time.Now().UTC(), Method: "spool", RawBytes: res.Bytes, Result: "ok"})
 	c.notes.Unlock()
@@ -385,8 +385,8 @@ func (c *capture) takeRedacted(text io.Reader) error {
 		o.first = first
 	}
 	c.tookText = true
-	o.sieve.goOn(last, n)
-	c.resumed = true
+	o.sieve.goOn(last, n, o.w.Lines())
+	c.resumed, c.pieced = true, true
 	return o.w.Flush()
 }
 

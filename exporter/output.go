@@ -130,6 +130,16 @@ func (o *output) heldUntil() time.Time {
 	return o.sieve.last
 }
 
+// redactedLines returns how many ends of lines are held of a log that is redacted, -1 of any other.
+func (o *output) redactedLines() int64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.sieve == nil {
+		return -1
+	}
+	return o.sieve.lines
+}
+
 // beginning returns the first stamp of the log, and how much was written in the second from then on. It
 // may be called beside a stream that writes.
 func (o *output) beginning() (first time.Time, firstSecond int64) {
@@ -150,7 +160,8 @@ func (o *output) resume(rec *bundle.Record) error {
 	}
 	o.cut = rec.RawBytes
 	if o.sieve != nil {
-		o.sieve.goOn(lastOf(rec))
+		last, n := lastOf(rec)
+		o.sieve.goOn(last, n, rec.Lines)
 	}
 	return nil
 }

@@ -18,9 +18,11 @@ const (
 	settle = 750 * time.Millisecond
 	// maxClosings bounds the closing reads that bring more: a log that has ended has an end.
 	maxClosings = 10
-	// wholeAgain is up to which size a log that was streamed is read once more as a whole, to see that
-	// no line is missing in its middle.
-	wholeAgain = 32 << 20
+	// wholeAgain is up to which size at least a log that was streamed, or put together, is read once more as a
+	// whole, to see that no line is missing in its middle; wholeAlways up to which size every further read is one
+	// of the whole: it takes a tenth of a second.
+	wholeAgain  = 32 << 20
+	wholeAlways = 1 << 20
 )
 
 // read takes the whole log of a run that has ended.
@@ -59,7 +61,7 @@ func (c *capture) read(ctx context.Context) {
 	}
 	req := podlog.Request{Previous: m.slot == slotPrevious}
 	if c.earlier != nil {
-		req.Since = c.since()
+		req.Since = c.further()
 	}
 	_, ok := c.take(ctx, method, req)
 	if ok && c.earlier == nil && m.slot == slotCurrent && c.run.restart == 0 && m.restartable() {
@@ -166,13 +168,13 @@ func (c *capture) readEnd(ctx context.Context) (more int64) {
 	if m.podGone || m.slot == slotNone {
 		return 0 // whatever has the name now is another
 	}
-	req := podlog.Request{Since: c.since(), Previous: m.slot == slotPrevious || c.asked == slotPrevious}
-	if c.followed && c.earlier == nil && before <= wholeAgain {
+	req := podlog.Request{Since: c.further(), Previous: m.slot == slotPrevious || c.asked == slotPrevious}
+	if (c.followed || c.pieced) && c.alignable() && before <= c.e.wholeAgain() {
 		req.Since = time.Time{}
 	}
-	ctx, stalled, done := c.watchdog(ctx, false)
+	bounded, stalled, done := c.watchdog(ctx, false)
 	defer done()
-	body, err := c.e.source.Open(ctx, c.request(req))
+	body, err := c.e.source.Open(bounded, c.request(req))
 	if err != nil {
 		c.note("closing", podlog.Result{}, err)
 		c.tail.Evidence = []string{"the closing read was refused: " + string(podlog.Classify(err))}
@@ -196,8 +198,14 @@ func (c *capture) readEnd(ctx context.Context) (more int64) {
 		c.aligned = res.Aligned
 		c.tail = bundle.Part{State: bundle.Proven, Evidence: []string{"a closing read joined exactly and brought nothing new"}}
 	}
+	c.piece(req, res, true)
+	if c.pieced && c.tail.State == bundle.Proven && !c.alignable() {
+		c.recount(ctx, req.Previous)
+	}
 	return res.Appended
 }
+
+func (e *Exporter) wholeAgain() int64 { return max(wholeAgain, e.rotateAt) }
 
 // otherLog handles a closing read that does not continue what is held. The file of a container that has
 // ended is not rotated any more, so this is its successor's log, and what is held came before it. Only a
@@ -274,6 +282,7 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 	}
 	c.certain = false
 	c.joined(res)
+	c.piece(req, res, req.Follow)
 	var werr *podlog.WriteError
 	switch {
 	case errors.As(err, &werr):

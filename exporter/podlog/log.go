@@ -143,6 +143,10 @@ func (l *Log) FirstSecond() int64 {
 // its lines cut the log.
 func (l *Log) BusiestSecond() int64 { return max(l.busiest, l.thisSecond+l.begun) }
 
+// FromFirst says whether a read of the whole log can be compared with all that is held. It cannot if the log was
+// resumed without its first line.
+func (l *Log) FromFirst() bool { return l.lines == 0 || l.first != anchor{} }
+
 // Resume makes a new log go on after text that was written elsewhere: lines lines in size bytes, which
 // began with the stamp first and of which tail holds the last ones, whole lines only.
 func (l *Log) Resume(tail io.Reader, lines, size int64, first time.Time) error {
