@@ -78,6 +78,7 @@ type held struct {
 	earlier  *bundle.Record  // the snapshot that this log goes on from
 	resumed  bool            // it begins with what an earlier process has read
 	tookText bool            // and that holds what the process had not committed
+	doubted  bool            // what previous served may be the log of the run after this one
 	pieced   bool            // a part of it came by reads that begin at a stamp, and no whole read has shown that nothing is left out
 	aligned  bool            // the whole file was read again and is what is held, from its first line on
 	middle   bundle.Part
@@ -140,7 +141,7 @@ func (c *capture) next(p priority, at time.Time, step func(context.Context)) {
 
 // nextClosing puts the closing read on the queue. It waits for its time, whatever happens to the pod.
 func (c *capture) nextClosing() {
-	c.next(prioClosing, closingTime(c.run.now()), c.closing)
+	c.next(prioClosing, closingTime(c.run.now(), c.closings > 0), c.closing)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.patient = true

@@ -73,6 +73,9 @@ type beginning struct {
 func (c *capture) judgeHeadOf(m moment, b beginning) bundle.Part {
 	first := b.first
 	witness, seenEmpty := c.run.witnessedHead()
+	if m.successorMayBegin(witness, first) {
+		witness, seenEmpty = time.Time{}, time.Time{} // the probe was answered with the log of the run after this one
+	}
 	proven := func(evidence string) bundle.Part {
 		return bundle.Part{State: bundle.Proven, Evidence: []string{evidence}}
 	}
@@ -165,7 +168,9 @@ func (c *capture) judgeTail(m moment) bundle.Part {
 		return unproven("no closing read was possible")
 	case c.tail.State == bundle.Proven && !c.followed && !c.own && c.asked != m.slot && !m.podGone:
 		return unproven("the container restarted while its log was read")
-	case c.tail.State == bundle.Proven && !c.own && c.asked == slotCurrent && m.restartable() && m.term != nil &&
+	case c.tail.State == bundle.Proven && !c.own && c.doubted:
+		return unproven("the container may have restarted twice before the status told, so the log may be its successor's")
+	case c.tail.State == bundle.Proven && !c.own && m.restartable() && m.term != nil &&
 		!m.term.FinishedAt.IsZero() && c.log.First().After(m.term.FinishedAt.Add(time.Second)):
 		return unproven("the log begins after the container's end, so it may be its successor's")
 	case m.term == nil && c.tail.State == bundle.Proven:

@@ -16,6 +16,8 @@ const (
 	// file: the runtime's copying of the last few KiB is not covered by its report of the exit. That
 	// report itself was seen late, by up to a second: the kubelet looks at its containers once a second.
 	settle = 750 * time.Millisecond
+	// longAgo is more than any two clocks of a cluster are apart.
+	longAgo = time.Minute
 	// maxClosings bounds the closing reads that bring more: a log that has ended has an end.
 	maxClosings = 10
 	// wholeAgain is up to which size at least a log that was streamed, or put together, is read once more as a
@@ -67,6 +69,9 @@ func (c *capture) read(ctx context.Context) {
 	if ok && c.earlier == nil && m.slot == slotCurrent && c.run.restart == 0 && m.restartable() {
 		ok = c.checkCurrent(ctx)
 	}
+	if ok && c.earlier == nil && m.slot == slotPrevious {
+		ok = c.checkPrevious(ctx, m)
+	}
 	switch {
 	case ctx.Err() != nil:
 		c.abandon()
@@ -100,7 +105,7 @@ func (c *capture) checkCurrent(ctx context.Context) bool {
 	case err != nil || res.TextKind != podlog.TextNone || first.IsZero() && res.Bytes > 0:
 		return true
 	case first.Equal(c.log.First()):
-		c.own = !first.IsZero()
+		c.own = !first.IsZero() && !first.After(endOf(c.run.now()).Add(time.Second)) // or two runs have ended since
 		return true
 	}
 	c.reset()
@@ -112,22 +117,21 @@ func (c *capture) checkCurrent(ctx context.Context) bool {
 	return true
 }
 
-// closingTime is when a log can be taken as settled: a second after its end, which lies before now,
-// and by the node's clock within the second of finishedAt.
-func closingTime(m moment) time.Time {
+// closingTime is when a log can be taken as settled. The node's clock is asked only for whether the end was
+// long ago: it may be behind.
+func closingTime(m moment, again bool) time.Time {
 	now := time.Now()
-	seen := now.Add(settle)
-	if m.term == nil || m.term.FinishedAt.IsZero() {
-		return seen
+	switch {
+	case again || m.endSeen.IsZero():
+		return now.Add(settle)
+	case m.term != nil && !m.term.FinishedAt.IsZero() && now.Sub(m.term.FinishedAt.Time) > longAgo:
+		return now
 	}
-	if byNode := m.term.FinishedAt.Add(2 * time.Second); byNode.Before(seen) {
-		return byNode
-	}
-	return seen
+	return m.endSeen.Add(settle)
 }
 
 // closing reads the end of the log once more and then looks whether the run is still the one that
-// was asked for. Only a read that brings nothing new proves the end.
+// was asked for. Only a read that brings nothing new proves the end, and of an empty log only two of them.
 func (c *capture) closing(ctx context.Context) {
 	silent, m := c.log.Bytes() == 0, c.run.now()
 	more := c.readEnd(ctx)
@@ -138,7 +142,8 @@ func (c *capture) closing(ctx context.Context) {
 			return
 		}
 	}
-	if more > 0 && ctx.Err() == nil && c.closings < maxClosings {
+	again := silent && more == 0 && c.closings == 0 && c.tail.State == bundle.Proven // two cut bodies look like this
+	if (more > 0 || again) && ctx.Err() == nil && c.closings < maxClosings {
 		c.closings++
 		c.nextClosing()
 		return

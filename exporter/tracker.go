@@ -87,6 +87,7 @@ type run struct {
 	stored  string        // key of the last snapshot of it
 	headOK  bool          // the log was seen empty while the run was young, so that head is where it began
 	emptyAt time.Time     // when it was seen empty last
+	endSeen time.Time     // when the status first showed its end
 	changed chan struct{} // closed at the next change; nil if nobody waits for it
 }
 
@@ -97,6 +98,7 @@ type moment struct {
 	term    *corev1.ContainerStateTerminated
 	podGone bool
 	dying   bool
+	endSeen time.Time // zero while the end is not known
 	// remembered: the run is known from the ledger of an earlier process, and its pod was not seen since.
 	remembered bool
 }
@@ -148,6 +150,9 @@ func (t *tracker) observe(pod *podInfo, deleted bool) {
 		r.slot = v.slot
 		if v.term != nil {
 			r.term = v.term
+			if r.endSeen.IsZero() {
+				r.endSeen = time.Now()
+			}
 		}
 	}
 	t.settle(ps)
@@ -422,31 +427,8 @@ func (r *run) watch() (moment, <-chan struct{}) {
 func (r *run) moment() moment {
 	return moment{
 		pod: r.pod.pod, slot: r.slot, term: r.term, podGone: r.pod.gone,
-		dying: r.pod.pod.dying(), remembered: r.pod.remembered,
+		dying: r.pod.pod.dying(), endSeen: r.endSeen, remembered: r.pod.remembered,
 	}
-}
-
-// fillsAFile is less than a container takes to fill a log file that does not write at full speed, see burst,
-// with the kubelet's own containerLogMaxSize of 10 MiB.
-const fillsAFile = 10 * time.Second
-
-// witnessHead notes the stamp of the first line of the run's log, as a probe saw it while the run went
-// on; zero if the log was empty. What comes after an empty log is its true beginning if the run was
-// young then, for no kubelet looks at a log's size before it is some seconds old, as a rule; and if it comes
-// soon enough that no file can have been filled and rotated away in between.
-func (r *run) witnessHead(first time.Time) (known bool) {
-	r.tracker.mu.Lock()
-	defer r.tracker.mu.Unlock()
-	if first.IsZero() {
-		r.headOK = r.headOK || time.Since(r.startedAt) < 10*time.Second
-		r.emptyAt = time.Now()
-		return false
-	}
-	if r.head.IsZero() {
-		r.head = first
-		r.headOK = r.headOK && first.Sub(r.emptyAt) < fillsAFile
-	}
-	return true
 }
 
 // storedUnder returns the key of the run's last snapshot, empty if none is known.
@@ -462,32 +444,4 @@ func (r *run) storeUnder(key string) {
 	defer r.tracker.mu.Unlock()
 	r.stored = key
 	r.tracker.noted(r)
-}
-
-// stayedEmpty notes that a stream, opened at that time, brought nothing of the run's log until now.
-func (r *run) stayedEmpty(opened time.Time) {
-	r.tracker.mu.Lock()
-	defer r.tracker.mu.Unlock()
-	if r.head.IsZero() && (r.emptyAt.IsZero() && opened.Sub(r.startedAt) < fillsAFile || r.headOK && opened.Sub(r.emptyAt) < fillsAFile) {
-		r.headOK, r.emptyAt = true, time.Now()
-	}
-}
-
-// emptyUntil says whether the log was seen empty while the run was young, and never otherwise until so soon
-// before end that no file can have been filled and rotated away since.
-func (r *run) emptyUntil(end time.Time) bool {
-	r.tracker.mu.Lock()
-	defer r.tracker.mu.Unlock()
-	return r.headOK && r.head.IsZero() && end.Sub(r.emptyAt) < fillsAFile
-}
-
-// witnessedHead returns the stamp of the log's first line as it was seen while the run went on, and, if that
-// was the first line after an empty log, when it was seen empty last.
-func (r *run) witnessedHead() (first, empty time.Time) {
-	r.tracker.mu.Lock()
-	defer r.tracker.mu.Unlock()
-	if r.headOK && !r.head.IsZero() {
-		empty = r.emptyAt
-	}
-	return r.head, empty
 }
