@@ -148,6 +148,33 @@ func (discard) Write(p []byte) (int, error) { return len(p), nil }
 // maxLookBack bounds the days that are searched for the record of a run that vanished.
 const maxLookBack = 31
 
+// foundSince searches spool and archive for a record of a run whose end has no time, so that its record may
+// lie on any day since it began. A bucket that cannot answer now does not hold up a capture.
+func (e *Exporter) foundSince(ctx context.Context, r *run, from time.Time) bool {
+	key, today := e.keyOf(r), time.Now().UTC()
+	for day, n := today.AddDate(0, 0, 1), 0; !day.Before(from.UTC().AddDate(0, 0, -1)) && n < 12*maxLookBack; day, n = day.AddDate(0, 0, -1), n+1 {
+		key.Date = day.Format(time.DateOnly)
+		if _, err := e.spool.Stat(ctx, key.Record()); err == nil {
+			return true
+		}
+	}
+	if e.ship.down() {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	days, err := e.daysSince(ctx, key, from)
+	if err != nil {
+		return false
+	}
+	for _, key.Date = range days {
+		if _, err := e.bucket.Stat(ctx, key.Record()); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
 // found searches the archive for a record of a run that an earlier process knew and that has vanished:
 // the record may have been written right before that process ended, and its date is the run's end.
 func (e *Exporter) found(ctx context.Context, r *run) (bool, error) {

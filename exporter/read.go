@@ -367,8 +367,10 @@ func (c *capture) recorded(ctx context.Context, m moment) (bool, error) {
 		return false, nil
 	case m.podGone && m.remembered:
 		return c.e.found(ctx, c.run)
-	case !c.run.firstSeenDead || m.term == nil || m.term.FinishedAt.IsZero():
+	case !c.run.firstSeenDead || m.term == nil:
 		return false, nil
+	case m.term.FinishedAt.IsZero():
+		return c.e.foundSince(ctx, c.run, c.run.since(m)), nil
 	}
 	key, err := bundle.KeyOf(c.record(m, false))
 	if err != nil {
