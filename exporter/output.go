@@ -225,7 +225,7 @@ func (o *output) seal(rec *bundle.Record) error {
 	if err != nil {
 		return fmt.Errorf("seal log: %w", err)
 	}
-	if len(o.keys) > 0 {
+	if len(o.keys) > 0 || len(sum.Objects) > 1 && o.draft != nil { // a snapshot may name objects in the spool
 		if err := o.number(&sum, rec); err != nil {
 			return err
 		}
@@ -278,14 +278,23 @@ func (o *output) publishNumbered(objects []bundle.Object) error {
 func (o *output) publish(rec *bundle.Record) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if len(o.keys) == 0 && o.draft != nil {
-		for _, obj := range rec.Objects {
-			if err := o.spool.Remove(obj.Key); err != nil && !errors.Is(err, sink.ErrNotFound) {
-				return err // left by an attempt that never got as far as its record
-			}
+	if o.draft == nil {
+		return o.publishNumbered(rec.Objects)
+	}
+	if len(o.keys) == 0 && len(rec.Objects) == 1 { // its key has no number, and so no snapshot names it
+		if err := o.spool.Remove(rec.Objects[0].Key); err != nil && !errors.Is(err, sink.ErrNotFound) {
+			return err // left by an attempt that never got as far as its record
 		}
 	}
-	return o.publishNumbered(rec.Objects)
+	before := len(o.keys)
+	err := o.publishNumbered(rec.Objects)
+	if err != nil {
+		for _, key := range o.keys[before:] {
+			_ = o.spool.Remove(key) // what stays is nobody's, and the next start finds it
+		}
+		o.keys = o.keys[:before]
+	}
+	return err
 }
 
 // leave leaves what was written where the next process finds it.
