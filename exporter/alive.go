@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	"github.com/kubelogexporter/kubelogexporter/exporter/podlog"
 	"github.com/kubelogexporter/kubelogexporter/exporter/selection"
 	"github.com/kubelogexporter/kubelogexporter/sink"
@@ -32,6 +34,10 @@ func (e *Exporter) recall() error {
 		pod, run := entry.run()
 		e.tracker.remember(pod, run, entry.Snapshot)
 	}
+	l.counted.each(func(c ledgerEntry) {
+		e.tracker.rememberCount(&podInfo{namespace: c.Namespace, name: c.Pod, uid: c.UID}, c.Container, c.RestartCount)
+	})
+	e.tracker.dropped = e.podGone
 	return nil
 }
 
@@ -51,12 +57,27 @@ func (e *Exporter) seenAlive(r *run) {
 	e.probeHead(r)
 }
 
-// hasRecord is the tracker's word that a run which was seen alive has its record.
-func (e *Exporter) hasRecord(id runID) {
+// podGone is the tracker's word that a pod is gone and nothing more is to be done for it.
+func (e *Exporter) podGone(uid types.UID) {
+	if err := e.ledger.gone(uid); err != nil {
+		e.log.Warn("cannot note the pods that are gone; the next start looks for them", "err", err)
+	}
+}
+
+// hasRecord is the tracker's word that a run has its record.
+func (e *Exporter) hasRecord(r *run) {
 	if e.ledger == nil {
 		return
 	}
-	if err := e.ledger.done(id); err != nil {
+	err := error(nil)
+	if m := r.moment(); countable(r, m) {
+		err = e.ledger.count(ledgerEntry{
+			UID: r.id.podUID, Container: r.id.container, ContainerID: r.id.containerID, Namespace: m.pod.namespace, Pod: m.pod.name, RestartCount: r.restart,
+		})
+	} else {
+		err = e.ledger.done(r.id)
+	}
+	if err != nil {
 		e.log.Warn("cannot note the runs that have ended; they are looked up in the archive at the next start", "err", err)
 	}
 }

@@ -21,8 +21,9 @@ type tracker struct {
 	work func(*run, priority) bool
 	// alive is called likewise when a run is first seen alive.
 	alive func(*run)
-	// finished is called likewise when a run that was seen alive has its record.
-	finished func(runID)
+	// finished is called likewise when a run has its record, dropped when a pod is gone and all of its have.
+	finished func(*run)
+	dropped  func(types.UID)
 	// noted is called likewise when a snapshot of a run was stored.
 	noted func(*run)
 }
@@ -111,7 +112,7 @@ func (m moment) restartable() bool {
 // ended says whether the run is known to be over, or out of reach.
 func (m moment) ended() bool { return m.term != nil || m.podGone || m.slot == slotNone }
 
-func newTracker(work func(*run, priority) bool, alive func(*run), finished func(runID), noted func(*run)) *tracker {
+func newTracker(work func(*run, priority) bool, alive func(*run), finished func(*run), noted func(*run)) *tracker {
 	return &tracker{pods: make(map[types.UID]*podState), work: work, alive: alive, finished: finished, noted: noted}
 }
 
@@ -181,6 +182,9 @@ func (t *tracker) settle(ps *podState) {
 func (t *tracker) drop(ps *podState) {
 	if ps.gone && len(ps.runs) == 0 {
 		delete(t.pods, ps.pod.uid)
+		if t.dropped != nil {
+			t.dropped(ps.pod.uid)
+		}
 	}
 }
 
@@ -402,9 +406,7 @@ func (r *run) finish() {
 // end notes that nothing more is to be done for a run.
 func (t *tracker) end(r *run) {
 	r.done = true
-	if r.alive {
-		t.finished(r.id)
-	}
+	t.finished(r)
 }
 
 // now returns what is known of the run at this moment.
