@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	"github.com/kubelogexporter/kubelogexporter/exporter/podlog"
 	"github.com/kubelogexporter/kubelogexporter/sink"
 )
@@ -31,6 +33,10 @@ func (e *Exporter) recall() error {
 		pod, run := entry.run()
 		e.tracker.remember(pod, run, entry.Snapshot)
 	}
+	l.counted.each(func(c ledgerEntry) {
+		e.tracker.rememberCount(&podInfo{namespace: c.Namespace, name: c.Pod, uid: c.UID}, c.Container, c.RestartCount)
+	})
+	e.tracker.dropped = e.podGone
 	return nil
 }
 
@@ -53,12 +59,27 @@ func (e *Exporter) seenAlive(r *run) {
 	}
 }
 
-// hasRecord is the tracker's word that a run which was seen alive has its record.
-func (e *Exporter) hasRecord(id runID) {
+// podGone is the tracker's word that a pod is gone and nothing more is to be done for it.
+func (e *Exporter) podGone(uid types.UID) {
+	if err := e.ledger.gone(uid); err != nil {
+		e.log.Warn("cannot note the pods that are gone; the next start looks for them", "err", err)
+	}
+}
+
+// hasRecord is the tracker's word that a run has its record.
+func (e *Exporter) hasRecord(r *run) {
 	if e.ledger == nil {
 		return
 	}
-	if err := e.ledger.done(id); err != nil {
+	err := error(nil)
+	if m := r.moment(); countable(r, m) {
+		err = e.ledger.count(ledgerEntry{
+			UID: r.id.podUID, Container: r.id.container, ContainerID: r.id.containerID, Namespace: m.pod.namespace, Pod: m.pod.name, RestartCount: r.restart,
+		})
+	} else {
+		err = e.ledger.done(r.id)
+	}
+	if err != nil {
 		e.log.Warn("cannot note the runs that have ended; they are looked up in the archive at the next start", "err", err)
 	}
 }
@@ -157,6 +178,33 @@ func (discard) Write(p []byte) (int, error) { return len(p), nil }
 
 // maxLookBack bounds the days that are searched for the record of a run that vanished.
 const maxLookBack = 31
+
+// foundSince searches spool and archive for a record of a run whose end has no time, so that its record may
+// lie on any day since it began. A bucket that cannot answer now does not hold up a capture.
+func (e *Exporter) foundSince(ctx context.Context, r *run, from time.Time) bool {
+	key, today := e.keyOf(r), time.Now().UTC()
+	for day, n := today.AddDate(0, 0, 1), 0; !day.Before(from.UTC().AddDate(0, 0, -1)) && n < 12*maxLookBack; day, n = day.AddDate(0, 0, -1), n+1 {
+		key.Date = day.Format(time.DateOnly)
+		if _, err := e.spool.Stat(ctx, key.Record()); err == nil {
+			return true
+		}
+	}
+	if e.ship.down() {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	days, err := e.daysSince(ctx, key, from)
+	if err != nil {
+		return false
+	}
+	for _, key.Date = range days {
+		if _, err := e.bucket.Stat(ctx, key.Record()); err == nil {
+			return true
+		}
+	}
+	return false
+}
 
 // found searches the archive for a record of a run that an earlier process knew and that has vanished:
 // the record may have been written right before that process ended, and its date is the run's end.

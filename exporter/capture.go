@@ -86,6 +86,8 @@ type held struct {
 	resumed  bool            // it begins with what an earlier process has read
 	tookText bool            // and that holds what the process had not committed
 	late     bool            // it was empty when a read of it had ended: what came later may be another's
+	nextRuns bool            // what previous served may be the log of the run after this one
+	pieced   bool            // a part of it came by reads that begin at a stamp, and no whole read has shown that nothing is left out
 	aligned  bool            // the whole file was read again and is what is held, from its first line on
 	middle   bundle.Part
 	tail     bundle.Part
@@ -143,7 +145,7 @@ func (c *capture) next(p priority, at time.Time, step func(context.Context)) {
 
 // nextClosing puts the closing read on the queue. It waits for its time, whatever happens to the pod.
 func (c *capture) nextClosing() {
-	c.put(prioClosing, closingTime(c.run.now()), c.closing, true)
+	c.put(prioClosing, closingTime(c.run.now(), c.closings > 0), c.closing, true)
 }
 
 // put makes a step the pending one. Nothing of the capture is touched afterwards: the step may run already.
@@ -299,6 +301,26 @@ func (h *held) since() time.Time {
 		return last
 	}
 	return last.Add(-time.Second)
+}
+
+// alignable says whether a read from the log's first line on can be compared with what is held, line by line.
+func (h *held) alignable() bool {
+	return h.node == nil && h.log != nil && h.log.FromFirst() && h.out.heldUntil().IsZero()
+}
+
+// further is where a further read begins: at the first line, if the log is small, because a read that begins
+// at a stamp leaves out what was written after the node's clock was set back.
+func (h *held) further() time.Time {
+	if h.alignable() && h.log.Bytes() <= wholeAlways {
+		return time.Time{}
+	}
+	return h.since()
+}
+
+// piece notes what a read says about the lines that a read which begins at a stamp leaves out. If it came right
+// after the end, and brings nothing new, it adds no piece.
+func (h *held) piece(req podlog.Request, res podlog.Result, atEnd bool) {
+	h.pieced = h.pieced && !res.Aligned || !req.Since.IsZero() && (res.Appended > 0 || !atEnd)
 }
 
 // joined notes a read that did not meet what was held.

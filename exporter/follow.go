@@ -176,7 +176,7 @@ func (c *capture) stream(ctx context.Context) (ended, ok bool) {
 	var end streamEnd
 	for ctx.Err() == nil {
 		start := time.Now()
-		res, ok := c.take(ctx, "follow", podlog.Request{Follow: true, Since: c.since()})
+		res, ok := c.take(ctx, "follow", podlog.Request{Follow: true, Since: c.further()})
 		switch {
 		case c.renew:
 			c.rejoin(ctx)

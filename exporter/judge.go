@@ -72,7 +72,10 @@ type beginning struct {
 // judgeHeadOf may be called beside a stream.
 func (c *capture) judgeHeadOf(m moment, b beginning) bundle.Part {
 	first := b.first
-	witness, seenFirst := c.run.witnessedHead()
+	witness, seenEmpty := c.run.witnessedHead()
+	if m.successorMayBegin(witness, first) {
+		witness, seenEmpty = time.Time{}, time.Time{} // the probe was answered with the log of the run after this one
+	}
 	proven := func(evidence string) bundle.Part {
 		return bundle.Part{State: bundle.Proven, Evidence: []string{evidence}}
 	}
@@ -88,15 +91,22 @@ func (c *capture) judgeHeadOf(m moment, b beginning) bundle.Part {
 		}
 	case b.empty && (c.run.emptyUntil(endOf(m)) || lived(c.run, m) < nearStart):
 		return proven("the kubelet served an empty log, and it was empty from the start")
-	case seenFirst:
+	case !seenEmpty.IsZero() && c.noFileBefore(b.burst, first.Sub(seenEmpty)):
 		return proven("the log was seen empty right after the start, and the first line after that is the first one held")
-	case !first.IsZero() && !first.Before(c.run.startedAt.Add(-time.Second)) && first.Sub(c.run.startedAt) < nearStart && b.burst < burst:
+	case !first.IsZero() && !first.Before(c.run.startedAt.Add(-time.Second)) && first.Sub(c.run.startedAt) < nearStart && c.noFileBefore(b.burst, nearStart):
 		return proven("the first line was written right after the start, and not in a burst that could have been rotated")
 	}
 	return bundle.Part{
 		State: bundle.Unproven, Cause: bundle.CauseNotWitnessed, Before: utc(first),
 		Evidence: []string{"the log was first seen too late to exclude a rotation before it"},
 	}
+}
+
+// noFileBefore says whether a container that writes at the speed at which its log begins, in bytes per second, takes at
+// least twice as long as that to fill a file. Who had filled one before, and so has lost it, wrote faster;
+// only of one that fell silent right after that, nothing is left to be known by.
+func (c *capture) noFileBefore(speed int64, silent time.Duration) bool {
+	return speed < burst && 2*float64(speed)*max(silent, time.Second).Seconds() < float64(c.e.rotateAt)
 }
 
 // judgeMiddle takes streams for what they are: at a rotation the kubelet goes on with the new file
@@ -114,7 +124,13 @@ func (c *capture) judgeMiddle() bundle.Part {
 		return bundle.Part{State: bundle.Unproven, Cause: bundle.CauseRotated, Evidence: c.node.Evidence}
 	case c.node != nil:
 		return c.middle
-	case c.middle.State != bundle.Proven || !c.followed || !c.rotatable():
+	case c.middle.State != bundle.Proven:
+		return c.middle
+	case c.pieced && c.served: // if nothing could be read any more, the tail says so
+		return bundle.Part{State: bundle.Unproven, Cause: bundle.CauseJoinFailed, Evidence: []string{
+			"parts of the log came by reads that begin at a stamp, which leave out what a clock that was set back stamps before it, and the whole could not be compared",
+		}}
+	case !c.followed || !c.rotatable():
 		return c.middle
 	case c.aligned:
 		return bundle.Part{State: bundle.Proven, Evidence: []string{"the whole log was read again from the same first line, and nothing else was in it"}}
@@ -157,14 +173,22 @@ func (c *capture) judgeTail(m moment) bundle.Part {
 		return unproven("no closing read was possible")
 	case c.tail.State == bundle.Proven && !c.followed && !c.own && c.asked != m.slot && !m.podGone:
 		return unproven("the container restarted while its log was read")
-	case c.tail.State == bundle.Proven && !c.own && c.asked == slotCurrent && m.restartable() && m.term != nil &&
+	case c.tail.State == bundle.Proven && !c.own && c.nextRuns:
+		return unproven("the container may have restarted twice before the status told, so the log may be its successor's")
+	case c.tail.State == bundle.Proven && !c.own && m.restartable() && m.term != nil &&
 		!m.term.FinishedAt.IsZero() && c.log.First().After(m.term.FinishedAt.Add(time.Second)):
 		return unproven("the log begins after the container's end, so it may be its successor's")
+	case c.tail.State == bundle.Proven && m.term != nil && unseenEnd(m.term.Reason):
+		return unproven("the runtime was away when the container ended, and may not have written down its last lines")
 	case m.term == nil && c.tail.State == bundle.Proven:
 		return unproven("the kubelet never reported the end")
 	}
 	return c.tail
 }
+
+// unseenEnd says whether a reason stands for an end that the runtime learned of later: containerd's own word
+// (internal/cri/server/restart.go), or the kubelet's.
+func unseenEnd(reason string) bool { return reason == "Unknown" || reason == "ContainerStatusUnknown" }
 
 // endOf is when a run ended, as far as it is known; now if it is not.
 func endOf(m moment) time.Time {

@@ -26,7 +26,7 @@ const compactAt = 4096
 
 // ledger is the durable list of the runs that were seen alive and have no record yet. A run that is
 // still in it when a new process starts, and that the cluster no longer shows, ended unseen: it gets
-// a record. The file is a journal: a line for each run that was seen alive, a line for each that got
+// a record. It also holds the restart counts of the containers whose runs have theirs. The file is a journal: a line for each run that was seen alive, a line for each that got
 // its record, a line for each snapshot of one that goes on. Only the last are synced to disk one by one,
 // because what was stored is continued from there; the others survive the end of the process, and their loss
 // on a crash of the whole machine costs records of lost logs, no log.
@@ -37,7 +37,9 @@ type ledger struct {
 	file    *os.File
 	alive   map[runID]struct{}
 	stored  map[runID]string // the keys of the last snapshots of those that have one
+	counted counts
 	lines   int
+	kept    int           // lines when it was written anew
 	pending []ledgerEntry // those that could not be written yet
 }
 
@@ -92,7 +94,7 @@ func (l ledgerEntry) run() (*podInfo, view) {
 // openLedger reads the ledger in a spool, or begins one. It returns the runs that are in it, and when
 // it was last written: zero if it is new.
 func openLedger(spool string) (l *ledger, entries []ledgerEntry, written time.Time, err error) {
-	l = &ledger{path: filepath.Join(spool, ledgerName), alive: make(map[runID]struct{}), stored: make(map[runID]string)}
+	l = &ledger{path: filepath.Join(spool, ledgerName), alive: make(map[runID]struct{}), stored: make(map[runID]string), counted: make(counts)}
 	switch info, err := os.Stat(l.path); {
 	case errors.Is(err, fs.ErrNotExist):
 		f, err := os.Create(l.path)
@@ -112,6 +114,7 @@ func openLedger(spool string) (l *ledger, entries []ledgerEntry, written time.Ti
 		case e.Done:
 			delete(l.alive, e.id())
 			delete(l.stored, e.id())
+			l.counted.take(e)
 		case e.names() || alive:
 			l.alive[e.id()] = struct{}{}
 			if e.Snapshot != "" {
@@ -164,7 +167,7 @@ func (l *ledger) compact(show func(ledgerEntry)) error {
 	kept := make(map[runID]struct{}, len(l.alive))
 	err = eachEntry(l.path, func(e ledgerEntry) error {
 		_, alive := l.alive[e.id()]
-		if _, twice := kept[e.id()]; !e.names() || !alive || twice {
+		if _, twice := kept[e.id()]; e.Done || !e.names() || !alive || twice {
 			return nil
 		}
 		e.Snapshot = l.stored[e.id()]
@@ -172,13 +175,14 @@ func (l *ledger) compact(show func(ledgerEntry)) error {
 		show(e)
 		return enc.Encode(e)
 	})
+	n := l.counted.each(func(e ledgerEntry) { err = errors.Join(err, enc.Encode(e)) })
 	if err = errors.Join(err, w.Flush(), f.Sync(), os.Rename(tmp, l.path)); err != nil {
 		return errors.Join(fmt.Errorf("write ledger: %w", err), f.Close(), os.Remove(tmp))
 	}
 	if l.file != nil {
 		_ = l.file.Close() // replaced
 	}
-	l.file, l.lines = f, len(kept)
+	l.file, l.lines, l.kept = f, len(kept)+n, len(kept)+n
 	return nil
 }
 
@@ -249,7 +253,7 @@ func (l *ledger) append(e ledgerEntry) error {
 	if err == nil {
 		l.lines += len(l.pending)
 		l.pending = nil
-		if l.lines > 2*len(l.alive)+compactAt {
+		if l.lines > 2*max(len(l.alive), l.kept)+compactAt {
 			return l.compact(func(ledgerEntry) {})
 		}
 		return nil

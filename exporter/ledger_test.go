@@ -148,3 +148,57 @@ func TestDowntime(t *testing.T) {
 		t.Errorf("%d records after one more start", n)
 	}
 }
+
+// A container that waits to start again when the exporter stops has runs that nobody sees. They are known by the
+// count of the last one that has its record.
+func TestRestartsInDowntime(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	pod, c := w.pod("loop")
+	c.Exit()
+	exit(pod, 1)
+	crash := func() {
+		restart(pod, c)
+		c.Restart()
+		c.Exit()
+		exit(pod, 1)
+		s := &pod.Status.ContainerStatuses[0]
+		s.LastTerminationState, s.State = s.State, corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}
+	}
+	w.kube.SetPod(pod)
+	w.start(nil)
+	w.await(1)
+	w.stop()
+	for range 4 {
+		s := &pod.Status.ContainerStatuses[0]
+		if s.State.Waiting != nil {
+			s.State = s.LastTerminationState
+		}
+		s.State.Running = &corev1.ContainerStateRunning{}
+		crash()
+	}
+	w.kube.SetPod(pod)
+	w.start(nil)
+	unseen := 0
+	for _, rec := range w.await(5) {
+		if rec.Verdict.Head.Cause == bundle.CauseUnseenRuns {
+			unseen++
+		}
+	}
+	if unseen != 3 {
+		t.Errorf("%d records of runs that nobody saw, want 3", unseen)
+	}
+	w.kube.DeletePod(pod.Namespace, pod.Name)
+	<-time.After(300 * time.Millisecond)
+	w.stop()
+	w.start(nil)
+	<-time.After(1500 * time.Millisecond)
+	if n := len(w.records()); n != 5 {
+		t.Errorf("%d records after one more start", n)
+	}
+	w.stop()
+	data, err := os.ReadFile(filepath.Join(w.spool, ledgerName))
+	if err != nil || len(data) > 0 {
+		t.Errorf("the ledger holds %q, %v", data, err)
+	}
+}

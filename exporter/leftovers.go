@@ -306,7 +306,7 @@ func (c *capture) takeLeftover(ctx context.Context, left *leftover) error {
 		return nil
 	}
 	c.joined(res)
-	c.resumed, c.tookText, c.followed, c.asked = true, true, true, slotCurrent
+	c.resumed, c.pieced, c.tookText, c.followed, c.asked = true, true, true, true, slotCurrent
 	c.notes.Lock()
 	c.reads = append(c.reads, bundle.Read{Time: time.Now().UTC(), Method: "spool", RawBytes: res.Bytes, Result: "ok"})
 	c.notes.Unlock()
@@ -346,8 +346,8 @@ func (c *capture) takeRedacted(text io.Reader, apart bool) error {
 		}}
 	}
 	c.tookText = true
-	o.sieve.goOn(last, n)
-	c.resumed = true
+	o.sieve.goOn(last, n, o.w.Lines())
+	c.resumed, c.pieced = true, true
 	return o.w.Flush()
 }
 

@@ -191,6 +191,16 @@ func (o *output) heldUntil() time.Time {
 	return o.sieve.last
 }
 
+// redactedLines returns how many ends of lines are held of a log that is redacted, -1 of any other.
+func (o *output) redactedLines() int64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.sieve == nil {
+		return -1
+	}
+	return o.sieve.lines
+}
+
 // beginning returns the first stamp of the log, and how much was written in the second from then on. It
 // may be called beside a stream that writes.
 func (o *output) beginning() (first time.Time, firstSecond int64) {
@@ -211,7 +221,8 @@ func (o *output) resume(rec *bundle.Record) error {
 	}
 	o.cut, o.safe = rec.RawBytes, rec.RawBytes
 	if o.sieve != nil {
-		o.sieve.goOn(lastOf(rec))
+		last, n := lastOf(rec)
+		o.sieve.goOn(last, n, rec.Lines)
 	}
 	return nil
 }
@@ -299,7 +310,7 @@ func (o *output) seal(rec *bundle.Record) error {
 	if err != nil {
 		return fmt.Errorf("seal log: %w", err)
 	}
-	if len(o.keys) > 0 {
+	if len(o.keys) > 0 || len(sum.Objects) > 1 && o.draft != nil { // a snapshot may name objects in the spool
 		if err := o.number(&sum, rec); err != nil {
 			return err
 		}
@@ -352,14 +363,23 @@ func (o *output) publishNumbered(objects []bundle.Object) error {
 func (o *output) publish(rec *bundle.Record) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if len(o.keys) == 0 && o.draft != nil {
-		for _, obj := range rec.Objects {
-			if err := o.spool.Remove(obj.Key); err != nil && !errors.Is(err, sink.ErrNotFound) {
-				return err // left by an attempt that never got as far as its record
-			}
+	if o.draft == nil {
+		return o.publishNumbered(rec.Objects)
+	}
+	if len(o.keys) == 0 && len(rec.Objects) == 1 { // its key has no number, and so no snapshot names it
+		if err := o.spool.Remove(rec.Objects[0].Key); err != nil && !errors.Is(err, sink.ErrNotFound) {
+			return err // left by an attempt that never got as far as its record
 		}
 	}
-	return o.publishNumbered(rec.Objects)
+	before := len(o.keys)
+	err := o.publishNumbered(rec.Objects)
+	if err != nil {
+		for _, key := range o.keys[before:] {
+			_ = o.spool.Remove(key) // what stays is nobody's, and the next start finds it
+		}
+		o.keys = o.keys[:before]
+	}
+	return err
 }
 
 // leave leaves what was written where the next process finds it.

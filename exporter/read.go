@@ -16,11 +16,15 @@ const (
 	// file: the runtime's copying of the last few KiB is not covered by its report of the exit. That
 	// report itself was seen late, by up to a second: the kubelet looks at its containers once a second.
 	settle = 750 * time.Millisecond
+	// longAgo is more than any two clocks of a cluster are apart.
+	longAgo = time.Minute
 	// maxClosings bounds the closing reads that bring more: a log that has ended has an end.
 	maxClosings = 10
-	// wholeAgain is up to which size a log that was streamed is read once more as a whole, to see that
-	// no line is missing in its middle.
-	wholeAgain = 32 << 20
+	// wholeAgain is up to which size at least a log that was streamed, or put together, is read once more as a
+	// whole, to see that no line is missing in its middle; wholeAlways up to which size every further read is one
+	// of the whole: it takes a tenth of a second.
+	wholeAgain  = 32 << 20
+	wholeAlways = 1 << 20
 )
 
 // read takes the whole log of a run that has ended.
@@ -65,11 +69,14 @@ func (c *capture) read(ctx context.Context) {
 	}
 	req := podlog.Request{Previous: c.asked == slotPrevious}
 	if c.earlier != nil {
-		req.Since = c.since()
+		req.Since = c.further()
 	}
 	_, ok := c.take(ctx, method, req)
 	if ok && c.earlier == nil && c.asked == slotCurrent && m.restartable() {
 		ok = c.checkCurrent(ctx)
+	}
+	if ok && c.earlier == nil && m.slot == slotPrevious {
+		ok = c.checkPrevious(ctx, m)
 	}
 	switch {
 	case ctx.Err() != nil:
@@ -83,22 +90,21 @@ func (c *capture) read(ctx context.Context) {
 	}
 }
 
-// closingTime is when a log can be taken as settled: a second after its end, which lies before now,
-// and by the node's clock within the second of finishedAt.
-func closingTime(m moment) time.Time {
+// closingTime is when a log can be taken as settled. The node's clock is asked only for whether the end was
+// long ago: it may be behind.
+func closingTime(m moment, again bool) time.Time {
 	now := time.Now()
-	seen := now.Add(settle)
-	if m.term == nil || m.term.FinishedAt.IsZero() {
-		return seen
+	switch {
+	case again || m.endSeen.IsZero():
+		return now.Add(settle)
+	case m.term != nil && !m.term.FinishedAt.IsZero() && now.Sub(m.term.FinishedAt.Time) > longAgo:
+		return now
 	}
-	if byNode := m.term.FinishedAt.Add(2 * time.Second); byNode.Before(seen) {
-		return byNode
-	}
-	return seen
+	return m.endSeen.Add(settle)
 }
 
 // closing reads the end of the log once more and then looks whether the run is still the one that
-// was asked for. Only a read that brings nothing new proves the end.
+// was asked for. Only a read that brings nothing new proves the end, and of an empty log only two of them.
 func (c *capture) closing(ctx context.Context) {
 	silent, m := c.log.Bytes() == 0, c.run.now()
 	more := c.readEnd(ctx)
@@ -109,7 +115,8 @@ func (c *capture) closing(ctx context.Context) {
 			return
 		}
 	}
-	if more > 0 && ctx.Err() == nil && c.closings < maxClosings {
+	again := silent && more == 0 && c.closings == 0 && c.tail.State == bundle.Proven // two cut bodies look like this
+	if (more > 0 || again) && ctx.Err() == nil && c.closings < maxClosings {
 		c.closings++
 		c.nextClosing()
 		return
@@ -139,13 +146,13 @@ func (c *capture) readEnd(ctx context.Context) (more int64) {
 	if m.podGone || m.slot == slotNone {
 		return 0 // whatever has the name now is another
 	}
-	req := podlog.Request{Since: c.since(), Previous: m.slot == slotPrevious || c.asked == slotPrevious}
-	if c.followed && c.earlier == nil && before <= wholeAgain {
+	req := podlog.Request{Since: c.further(), Previous: m.slot == slotPrevious || c.asked == slotPrevious}
+	if (c.followed || c.pieced) && c.alignable() && before <= c.e.wholeAgain() {
 		req.Since = time.Time{}
 	}
-	ctx, stalled, done := c.watchdog(ctx, false)
+	bounded, stalled, done := c.watchdog(ctx, false)
 	defer done()
-	body, err := c.e.source.Open(ctx, c.request(req))
+	body, err := c.e.source.Open(bounded, c.request(req))
 	if err != nil {
 		c.note("closing", podlog.Result{}, err)
 		c.tail.Evidence = []string{"the closing read was refused: " + string(podlog.Classify(err))}
@@ -172,8 +179,14 @@ func (c *capture) readEnd(ctx context.Context) (more int64) {
 		}
 		c.tail = bundle.Part{State: bundle.Proven, Evidence: []string{"a closing read joined exactly and brought nothing new"}}
 	}
+	c.piece(req, res, true)
+	if c.pieced && c.tail.State == bundle.Proven && !c.alignable() {
+		c.recount(ctx, req.Previous)
+	}
 	return res.Appended
 }
+
+func (e *Exporter) wholeAgain() int64 { return max(wholeAgain, e.rotateAt) }
 
 // otherLog handles a closing read that does not continue what is held. The file of a container that has
 // ended is not rotated any more, so this is its successor's log, and what is held came before it. Only a
@@ -260,6 +273,7 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 	}
 	c.certain, c.doubted = false, time.Time{}
 	c.joined(res)
+	c.piece(req, res, req.Follow)
 	var werr *podlog.WriteError
 	switch {
 	case errors.As(err, &werr):
@@ -303,8 +317,10 @@ func (c *capture) recorded(ctx context.Context, m moment) (bool, error) {
 		return false, nil
 	case m.podGone && m.remembered:
 		return c.e.found(ctx, c.run)
-	case !c.run.firstSeenDead || m.term == nil || m.term.FinishedAt.IsZero():
+	case !c.run.firstSeenDead || m.term == nil:
 		return false, nil
+	case m.term.FinishedAt.IsZero():
+		return c.e.foundSince(ctx, c.run, c.run.since(m)), nil
 	}
 	key, err := bundle.KeyOf(c.record(m, false))
 	if err != nil {

@@ -25,6 +25,7 @@ type sieve struct {
 	last    time.Time // stamp of the last line held
 	n, seen int       // how many lines held have it, and how many came again
 	hole    bool      // they did not come again
+	lines   int64     // ends of lines in all that is held
 }
 
 func newSieve(r *redact.Redactor, to io.Writer) *sieve {
@@ -42,9 +43,9 @@ type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
-// goOn makes the text go on behind a stamp that the last n lines held have.
-func (s *sieve) goOn(last time.Time, n int) {
-	s.last, s.n, s.past = last, n, last.IsZero()
+// goOn makes the text go on behind a stamp that the last n of the lines held have.
+func (s *sieve) goOn(last time.Time, n int, lines int64) {
+	s.last, s.n, s.past, s.lines = last, n, last.IsZero(), lines
 }
 
 // Write takes text whose stamps were not changed. What is held goes through the redactor too, which may
@@ -63,12 +64,16 @@ func (s *sieve) Write(p []byte) (int, error) {
 		if _, err := s.w.Write(p[:end]); err != nil {
 			return 0, err
 		}
+		if !s.held {
+			s.lines += int64(bytes.Count(p[:end], []byte{'\n'}))
+		}
 		p = p[end:]
 	}
 	if len(p) > 0 {
 		if _, err := s.w.Write(p); err != nil {
 			return 0, err
 		}
+		s.lines += int64(bytes.Count(p, []byte{'\n'}))
 	}
 	return n, nil
 }

@@ -121,6 +121,7 @@ func (c *capture) rejoin(ctx context.Context) bool {
 	c.apart = false
 	was.end(c.e)
 	c.served, c.own, c.asked, c.tail = was.served, was.own, was.asked, was.tail
+	c.pieced = was.pieced // it was read from the file's first line on
 	if c.middle.State == bundle.Proven && was.out != nil && was.middle.State != bundle.Proven {
 		c.middle = was.middle
 	}
@@ -228,7 +229,7 @@ func (c *capture) resume(ctx context.Context, key string) error {
 	if err := c.out.resume(rec); err != nil {
 		return err
 	}
-	c.earlier, c.resumed, c.asked = rec, true, c.run.now().slot
+	c.earlier, c.resumed, c.pieced, c.asked = rec, true, true, c.run.now().slot
 	if rec.Verdict.Middle.State != bundle.Proven && rec.Verdict.Middle.Cause != bundle.CauseStillRunning {
 		c.middle = rec.Verdict.Middle
 	}
@@ -319,6 +320,9 @@ func (e *Exporter) storedTail(ctx context.Context, rec *bundle.Record) (tail io.
 
 // tailOf says with which object of a log, and where in it, enough of its end begins.
 func tailOf(rec *bundle.Record) (object int, offset int64) {
+	if rec.RawBytes <= wholeAlways {
+		return 0, 0 // further reads are compared with all of it
+	}
 	lines := int64(0)
 	for i := len(rec.Objects) - 1; i >= 0; i-- {
 		o := rec.Objects[i]

@@ -210,14 +210,31 @@ func (c *capture) state(m moment, running bool) bundle.State {
 		s.ExitCode, s.Signal, s.Reason, s.Message = &t.ExitCode, t.Signal, t.Reason, c.export.redacted(t.Message)
 	}
 	if s.FinishedAt == nil {
-		// The kubelet never reported the end: the last line held is the best witness of it.
 		s.FinishedAtEstimated = true
-		s.FinishedAt = utc(time.Now())
-		if c.log != nil && !c.log.Last().IsZero() {
-			s.FinishedAt = utc(c.log.Last())
-		}
+		s.FinishedAt = utc(c.estimatedEnd(m))
 	}
 	return s
+}
+
+// estimatedEnd stands for an end that the kubelet never reported, or without its time. The last line held is the
+// best witness of it. Without one, of a run whose end is shown for as long as its pod is there, it is the same
+// time at every look, so that no other day gets another record.
+func (c *capture) estimatedEnd(m moment) time.Time {
+	switch {
+	case c.log != nil && !c.log.Last().IsZero():
+		return c.log.Last()
+	case m.term == nil, m.pod.created.IsZero():
+		return time.Now()
+	}
+	return c.run.since(m)
+}
+
+// since is when a run began, or its pod if that is not known.
+func (r *run) since(m moment) time.Time {
+	if r.startedAt.IsZero() {
+		return m.pod.created
+	}
+	return r.startedAt
 }
 
 func utc(t time.Time) *time.Time {

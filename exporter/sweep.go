@@ -96,7 +96,7 @@ func (c *capture) snapshot(ctx context.Context) {
 	c.asked = slotCurrent
 	var req podlog.Request
 	if c.earlier != nil {
-		req.Since = c.since()
+		req.Since = c.further()
 	}
 	_, ok := c.take(ctx, "get", req)
 	switch {

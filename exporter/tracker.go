@@ -21,8 +21,9 @@ type tracker struct {
 	work func(*run, priority) bool
 	// alive is called likewise when a run is first seen alive.
 	alive func(*run)
-	// finished is called likewise when a run that was seen alive has its record.
-	finished func(runID)
+	// finished is called likewise when a run has its record, dropped when a pod is gone and all of its have.
+	finished func(*run)
+	dropped  func(types.UID)
 	// noted is called likewise when a snapshot of a run was stored.
 	noted func(*run)
 }
@@ -88,6 +89,7 @@ type run struct {
 	stored  string        // key of the last snapshot of it
 	headOK  bool          // the log was seen empty while the run was young, so that head is where it began
 	emptyAt time.Time     // when it was seen empty last
+	endSeen time.Time     // when the status first showed its end
 	changed chan struct{} // closed at the next change; nil if nobody waits for it
 }
 
@@ -98,6 +100,7 @@ type moment struct {
 	term    *corev1.ContainerStateTerminated
 	podGone bool
 	dying   bool
+	endSeen time.Time // zero while the end is not known
 	// remembered: the run is known from the ledger of an earlier process, and its pod was not seen since.
 	remembered bool
 }
@@ -110,7 +113,7 @@ func (m moment) restartable() bool {
 // ended says whether the run is known to be over, or out of reach.
 func (m moment) ended() bool { return m.term != nil || m.podGone || m.slot == slotNone }
 
-func newTracker(work func(*run, priority) bool, alive func(*run), finished func(runID), noted func(*run)) *tracker {
+func newTracker(work func(*run, priority) bool, alive func(*run), finished func(*run), noted func(*run)) *tracker {
 	return &tracker{pods: make(map[types.UID]*podState), work: work, alive: alive, finished: finished, noted: noted}
 }
 
@@ -149,6 +152,9 @@ func (t *tracker) observe(pod *podInfo, deleted bool) {
 		r.slot = v.slot
 		if v.term != nil {
 			r.term = v.term
+			if r.endSeen.IsZero() {
+				r.endSeen = time.Now()
+			}
 		}
 	}
 	t.settle(ps)
@@ -177,6 +183,9 @@ func (t *tracker) settle(ps *podState) {
 func (t *tracker) drop(ps *podState) {
 	if ps.gone && len(ps.runs) == 0 {
 		delete(t.pods, ps.pod.uid)
+		if t.dropped != nil {
+			t.dropped(ps.pod.uid)
+		}
 	}
 }
 
@@ -398,9 +407,7 @@ func (r *run) finish() {
 // end notes that nothing more is to be done for a run.
 func (t *tracker) end(r *run) {
 	r.done = true
-	if r.alive {
-		t.finished(r.id)
-	}
+	t.finished(r)
 }
 
 // now returns what is known of the run at this moment.
@@ -423,31 +430,8 @@ func (r *run) watch() (moment, <-chan struct{}) {
 func (r *run) moment() moment {
 	return moment{
 		pod: r.pod.pod, slot: r.slot, term: r.term, podGone: r.pod.gone,
-		dying: r.pod.pod.dying(), remembered: r.pod.remembered,
+		dying: r.pod.pod.dying(), endSeen: r.endSeen, remembered: r.pod.remembered,
 	}
-}
-
-// fillsAFile is less than a container takes to fill a log file that does not write at full speed, see burst,
-// with the kubelet's own containerLogMaxSize of 10 MiB.
-const fillsAFile = 10 * time.Second
-
-// witnessHead notes the stamp of the first line of the run's log, as a probe saw it while the run went
-// on; zero if the log was empty. What comes after an empty log is its true beginning if the run was
-// young then, for no kubelet looks at a log's size before it is some seconds old, as a rule; and if it comes
-// soon enough that no file can have been filled and rotated away in between.
-func (r *run) witnessHead(first time.Time) (known bool) {
-	r.tracker.mu.Lock()
-	defer r.tracker.mu.Unlock()
-	if first.IsZero() {
-		r.headOK = r.headOK || time.Since(r.startedAt) < 10*time.Second
-		r.emptyAt = time.Now()
-		return false
-	}
-	if r.head.IsZero() {
-		r.head = first
-		r.headOK = r.headOK && first.Sub(r.emptyAt) < fillsAFile
-	}
-	return true
 }
 
 // storedUnder returns the key of the run's last snapshot, empty if none is known.
@@ -463,29 +447,4 @@ func (r *run) storeUnder(key string) {
 	defer r.tracker.mu.Unlock()
 	r.stored = key
 	r.tracker.noted(r)
-}
-
-// stayedEmpty notes that a stream, opened at that time, brought nothing of the run's log until now.
-func (r *run) stayedEmpty(opened time.Time) {
-	r.tracker.mu.Lock()
-	defer r.tracker.mu.Unlock()
-	if r.head.IsZero() && (r.emptyAt.IsZero() && opened.Sub(r.startedAt) < fillsAFile || r.headOK && opened.Sub(r.emptyAt) < fillsAFile) {
-		r.headOK, r.emptyAt = true, time.Now()
-	}
-}
-
-// emptyUntil says whether the log was seen empty while the run was young, and never otherwise until so soon
-// before end that no file can have been filled and rotated away since.
-func (r *run) emptyUntil(end time.Time) bool {
-	r.tracker.mu.Lock()
-	defer r.tracker.mu.Unlock()
-	return r.headOK && r.head.IsZero() && end.Sub(r.emptyAt) < fillsAFile
-}
-
-// witnessedHead returns the stamp of the log's first line as it was seen while the run went on, and
-// whether that was the first line after an empty log.
-func (r *run) witnessedHead() (time.Time, bool) {
-	r.tracker.mu.Lock()
-	defer r.tracker.mu.Unlock()
-	return r.head, r.headOK && !r.head.IsZero()
 }

@@ -368,7 +368,7 @@ func TestTrapRotation(t *testing.T) {
 		for line := range strings.Lines(w.text(rec)) {
 			words += line[strings.Index(line, " "):]
 		}
-		return strings.ReplaceAll(words, "\n", "")
+		return strings.ReplaceAll(strings.TrimRight(words, "!\n"), "\n", "")
 	}
 	for how, tt := range map[string]struct {
 		rotate   func(c *kubetest.Container, at time.Time)
@@ -397,11 +397,11 @@ func TestTrapRotation(t *testing.T) {
 				}
 				c.Print(now.Time, "one\n")
 				w.kube.SetPod(pod)
-				w.run(func(o *Options) { o.Capture, o.RotateAt = capture, 1 })
+				w.run(func(o *Options) { o.Capture, o.RotateAt = capture, 400 })
 				w.until("a stream", func() bool { return len(w.kube.Requests("follow=true")) > 0 })
 				w.until("the stream's first line", func() bool { return c.Following() > 0 })
 				tt.rotate(c, now.Add(time.Millisecond))
-				c.Print(now.Add(10*time.Millisecond), "last\n")
+				c.Print(now.Add(1500*time.Millisecond), "last"+strings.Repeat("!", 300)+"\n")
 				c.Exit()
 				exit(pod, 0)
 				w.kube.SetPod(pod)

@@ -51,8 +51,11 @@ func (c *capture) checkCurrent(ctx context.Context) bool {
 	}
 	b := c.lookBefore(ctx)
 	switch {
-	case b.none, !b.first.IsZero() && (b.first.Equal(first) || b.first.Before(c.run.startedAt)):
+	case b.none, !b.first.IsZero() && b.first.Before(c.run.startedAt):
 		c.own = true
+		return true
+	case !b.first.IsZero() && b.first.Equal(first):
+		c.own = !first.After(endOf(c.run.now()).Add(time.Second)) // or two runs have ended since
 		return true
 	case b.own, b.first.IsZero() && !b.empty, b.empty && c.run.restart > 0:
 		return true // otherwise undecided; what comes at the end decides

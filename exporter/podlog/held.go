@@ -59,6 +59,7 @@ func (l *Log) hold(m mark, n int64) {
 		l.ring[l.lines%ringSize] = m
 	}
 	l.lines++
+	l.begun = 0
 	l.chain = chained(l.chain, m.full)
 	l.noteStamp(m.stamp)
 	if !l.pastFirst {

@@ -279,6 +279,8 @@ func (j *joiner) more(p []byte) error {
 	if o := &j.log.open; len(o.prefix) < prefixSize {
 		o.prefix = append(o.prefix, rest[:min(len(rest), prefixSize-len(o.prefix))]...)
 	}
+	j.log.noteStamp(c.mark.stamp) // before whoever takes the bytes asks for it
+	j.log.begun = c.n
 	j.res.Appended += int64(len(rest))
 	return j.log.write(rest)
 }
@@ -362,6 +364,5 @@ func (j *joiner) leaveOpen() error {
 	}
 	o := &j.log.open
 	o.n, o.digest = c.n, c.digest
-	j.log.noteStamp(c.mark.stamp)
 	return nil
 }

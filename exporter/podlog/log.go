@@ -95,6 +95,8 @@ type Log struct {
 	anchors []anchor
 	// open is the unterminated last line, which a later read may continue.
 	open openLine
+	// begun is how much is held of a line that is not complete: the open one, or the one that is being read.
+	begun int64
 
 	firstStamp, lastStamp time.Time
 	heldStamp             int64 // of the last complete stamped line
@@ -134,12 +136,16 @@ func (l *Log) FirstSecond() int64 {
 	if l.pastFirst {
 		return l.firstSecond
 	}
-	return l.firstSecond + l.open.n
+	return l.firstSecond + l.begun
 }
 
-// BusiestSecond returns how many bytes of complete lines were written in the busiest of the seconds into
-// which their stamps cut the log.
-func (l *Log) BusiestSecond() int64 { return l.busiest }
+// BusiestSecond returns how many bytes were written in the busiest of the seconds into which the stamps of
+// its lines cut the log.
+func (l *Log) BusiestSecond() int64 { return max(l.busiest, l.thisSecond+l.begun) }
+
+// FromFirst says whether a read of the whole log can be compared with all that is held. It cannot if the log was
+// resumed without its first line.
+func (l *Log) FromFirst() bool { return l.lines == 0 || l.first != anchor{} }
 
 // Resume makes a new log go on after text that was written elsewhere: lines lines in size bytes, which
 // began with the stamp first and of which tail holds the last ones, whole lines only.

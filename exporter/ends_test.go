@@ -1,0 +1,127 @@
+package exporter
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kubelogexporter/kubelogexporter/exporter/kubetest"
+	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
+)
+
+// The status shows that a run was replaced, and the kubelet is further: what it calls the previous log is
+// then another run's, which must not be taken for this one's.
+func TestPreviousOfTheNextRun(t *testing.T) {
+	at := time.Now().Add(-30 * time.Second).Truncate(time.Second) // of the start and the end of the first run
+	line := func(after time.Duration, text string) string {
+		return kubetest.Stamp(at.Add(after)) + " " + text + "\n"
+	}
+	first := line(100*time.Millisecond, "run 0")
+	second := line(700*time.Millisecond, "run 1")
+	late := line(900*time.Millisecond, "run 1")
+	for name, tt := range map[string]struct {
+		previous, current string
+		want              string
+		complete          bool
+	}{
+		"it is this run's":                         {first, second, first, true},
+		"it is this run's, and the next is silent": {first, "", first, false},
+		"the second has died":                      {late, late, "", false},
+		"the third has started":                    {late, line(11*time.Second, "run 2"), late, false},
+		"the third has started, and is silent":     {late, "", late, false},
+		"the second was silent, and has died":      {"", "", "", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newTrapped(t, nil)
+			pod, c := w.pod("double")
+			pod.Status.ContainerStatuses[0].State.Running.StartedAt.Time = at
+			exit(pod, 1)
+			pod.Status.ContainerStatuses[0].State.Terminated.FinishedAt.Time = at
+			restart(pod, c)
+			pod.Status.ContainerStatuses[0].State.Running.StartedAt.Time = at
+			w.kube.Log("shop", "double", "app", func(rw http.ResponseWriter, r *http.Request) {
+				text := tt.current
+				if r.URL.Query().Get("previous") == "true" {
+					text = tt.previous
+				}
+				_, _ = io.WriteString(rw, text)
+			})
+			w.kube.SetPod(pod)
+			w.run(nil)
+			rec := w.final(0)
+			if got := w.text(rec); got != tt.want || rec.Verdict.Complete != tt.complete {
+				t.Errorf("log %q, verdict %+v", got, rec.Verdict)
+			}
+			if tt.previous != "" && tt.want == "" && rec.Verdict.Head.Cause != bundle.CauseReplacedBeforeRead {
+				t.Errorf("cause %s", rec.Verdict.Head.Cause)
+			}
+		})
+	}
+}
+
+// The look at a running container's first line is answered with the next run's log, before the status tells of
+// the end: that says nothing about this run's beginning.
+func TestWitnessOfTheNextRun(t *testing.T) {
+	t.Parallel()
+	w := newTrapped(t, nil)
+	pod, c := w.pod("witness")
+	now := time.Now()
+	c.Print(now, "mine\n")
+	w.kube.NextLogs(kubetest.Answer(kubetest.Stamp(now.Add(1200*time.Millisecond)) + " my successor's\n"))
+	w.kube.SetPod(pod)
+	w.run(nil)
+	w.until("a look at the first line", func() bool { return w.kube.Traps() == 0 })
+	<-time.After(50 * time.Millisecond)
+	c.Exit()
+	exit(pod, 1)
+	c.Restart()
+	c.Print(now.Add(1200*time.Millisecond), "my successor's\n")
+	restart(pod, c)
+	w.kube.SetPod(pod)
+	w.want(w.final(0), kubetest.Stamp(now)+" mine\n")
+}
+
+// Bodies that are cut before their first byte are no empty log.
+func TestTwoEmptyBodies(t *testing.T) {
+	t.Parallel()
+	w := newTrapped(t, nil)
+	pod, c := w.pod("cut")
+	at := time.Now()
+	c.Print(at, "words\n")
+	pod.Status.Phase = corev1.PodSucceeded
+	ends(w.world, pod, c)
+	w.kube.NextLogs(kubetest.EndAfter(0, ""), kubetest.EndAfter(0, ""))
+	w.run(nil)
+	w.honest(kubetest.Stamp(at) + " words\n")
+}
+
+// The last bytes of a log are waited for, also if the exporter's clock is ahead of the node's.
+func TestClosingWithAClockAhead(t *testing.T) {
+	t.Parallel()
+	w := newTrapped(t, nil)
+	pod, c := w.pod("ahead")
+	at := time.Now().Add(-4 * time.Second)
+	status := &pod.Status.ContainerStatuses[0]
+	status.State.Running.StartedAt = metav1.NewTime(at.Truncate(time.Second))
+	c.Print(at, "first\n")
+	w.kube.SetPod(pod)
+	e := w.run(nil)
+	w.until("a look at the first line", func() bool { return len(w.kube.Requests("limitBytes=")) > 0 && e.Ready() == nil })
+	w.kube.NextLogs(func(h kubetest.LogHandler) kubetest.LogHandler {
+		return func(rw http.ResponseWriter, r *http.Request) {
+			h(rw, r)
+			time.AfterFunc(400*time.Millisecond, func() { c.Print(at.Add(time.Second), "last\n") })
+		}
+	})
+	exit(pod, 0)
+	status.State.Terminated.FinishedAt = metav1.NewTime(at.Add(time.Second).Truncate(time.Second))
+	pod.Status.Phase = corev1.PodSucceeded
+	w.kube.SetPod(pod)
+	w.honest(fmt.Sprintf("%s first\n%s last\n", kubetest.Stamp(at), kubetest.Stamp(at.Add(time.Second))))
+}

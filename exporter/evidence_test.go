@@ -1,0 +1,63 @@
+package exporter
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
+)
+
+// A log of one line without a newline, or of one that is longer than what is read at a time, begins with
+// the line that it has.
+func TestHeadOfOneLine(t *testing.T) {
+	for name, line := range map[string]string{"no newline": "hi", "a long line": strings.Repeat("x", 40<<10) + "\n"} {
+		for _, probed := range []bool{true, false} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				w := newTrapped(t, nil)
+				pod, c := w.pod("one-line")
+				c.Print(time.Now(), line)
+				if probed {
+					w.kube.SetPod(pod)
+					w.run(nil)
+					w.until("a look at the first line", func() bool { return len(w.kube.Requests("limitBytes=")) > 0 })
+					<-time.After(50 * time.Millisecond)
+				}
+				c.Exit()
+				exit(pod, 0)
+				w.kube.SetPod(pod)
+				if !probed {
+					w.run(nil)
+				}
+				if rec := w.await(1)[0]; !rec.Verdict.Complete {
+					t.Errorf("%d lines, verdict %+v", rec.Lines, rec.Verdict)
+				}
+				w.account()
+			})
+		}
+	}
+}
+
+// A container that writes so fast that it has filled a file soon after its start has lost its first lines,
+// and is known by its speed: what is fast depends on how large a file may grow.
+func TestHeadOfASmallFile(t *testing.T) {
+	t.Parallel()
+	w := newTrapped(t, nil)
+	pod, c := w.pod("steady")
+	start := pod.Status.ContainerStatuses[0].State.Running.StartedAt.Add(-20 * time.Second)
+	pod.Status.ContainerStatuses[0].State.Running.StartedAt.Time = start
+	c.Print(start.Add(10*time.Millisecond), "rotated away\n")
+	c.Rotate(start.Add(1700*time.Millisecond), "")
+	for at := start.Add(1800 * time.Millisecond); at.Before(start.Add(4 * time.Second)); at = at.Add(100 * time.Millisecond) {
+		c.Print(at, strings.Repeat(strings.Repeat("x", 1000)+"\n", 60))
+	}
+	c.Exit()
+	exit(pod, 0)
+	w.kube.SetPod(pod)
+	w.run(func(o *Options) { o.RotateAt = 1 << 20 })
+	if rec := w.await(1)[0]; rec.Verdict.Head.State != bundle.Unproven || rec.Verdict.Complete {
+		t.Errorf("verdict %+v", rec.Verdict)
+	}
+	w.account()
+}

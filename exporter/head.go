@@ -1,0 +1,54 @@
+package exporter
+
+import "time"
+
+// fillsAFile is less than a container takes to fill a log file that does not write at full speed, see burst,
+// with the kubelet's own containerLogMaxSize of 10 MiB.
+const fillsAFile = 10 * time.Second
+
+// witnessHead notes the stamp of the first line of the run's log, as a probe saw it while the run went
+// on; zero if the log was empty. What comes after an empty log is its true beginning if the run was
+// young then, for no kubelet looks at a log's size before it is some seconds old, as a rule; and if it comes
+// soon enough that no file can have been filled and rotated away in between.
+func (r *run) witnessHead(first time.Time) (known bool) {
+	r.tracker.mu.Lock()
+	defer r.tracker.mu.Unlock()
+	if first.IsZero() {
+		r.headOK = r.headOK || time.Since(r.startedAt) < 10*time.Second
+		r.emptyAt = time.Now()
+		return false
+	}
+	if r.head.IsZero() {
+		r.head = first
+		r.headOK = r.headOK && first.Sub(r.emptyAt) < fillsAFile
+	}
+	return true
+}
+
+// stayedEmpty notes that a stream, opened at that time, brought nothing of the run's log until now.
+func (r *run) stayedEmpty(opened time.Time) {
+	r.tracker.mu.Lock()
+	defer r.tracker.mu.Unlock()
+	if r.head.IsZero() && (r.emptyAt.IsZero() && opened.Sub(r.startedAt) < fillsAFile || r.headOK && opened.Sub(r.emptyAt) < fillsAFile) {
+		r.headOK, r.emptyAt = true, time.Now()
+	}
+}
+
+// emptyUntil says whether the log was seen empty while the run was young, and never otherwise until so soon
+// before end that no file can have been filled and rotated away since.
+func (r *run) emptyUntil(end time.Time) bool {
+	r.tracker.mu.Lock()
+	defer r.tracker.mu.Unlock()
+	return r.headOK && r.head.IsZero() && end.Sub(r.emptyAt) < fillsAFile
+}
+
+// witnessedHead returns the stamp of the log's first line as it was seen while the run went on, and, if that
+// was the first line after an empty log, when it was seen empty last.
+func (r *run) witnessedHead() (first, empty time.Time) {
+	r.tracker.mu.Lock()
+	defer r.tracker.mu.Unlock()
+	if r.headOK && !r.head.IsZero() {
+		empty = r.emptyAt
+	}
+	return r.head, empty
+}

@@ -1,0 +1,62 @@
+package exporter
+
+import (
+	"context"
+	"time"
+
+	"github.com/kubelogexporter/kubelogexporter/exporter/podlog"
+)
+
+// checkPrevious makes sure that what was just read as the container's previous log is this run's. If its
+// successor has died too and the status does not tell yet, the kubelet calls that one's log the previous one.
+// While nothing has started after that, it gives the same log without previous; then this run's is gone.
+// Otherwise the beginning tells, if it lies before the successor's start.
+func (c *capture) checkPrevious(ctx context.Context, m moment) bool {
+	next, ok := m.successor(c.run.id)
+	if !ok || c.own {
+		return true
+	}
+	first := c.log.First()
+	c.nextRuns = first.IsZero() || !first.Before(next.startedAt)
+	body, err := c.e.source.Open(ctx, c.request(podlog.Request{LimitBytes: 64}))
+	if err != nil {
+		return true
+	}
+	probe := podlog.New(discard{}, next.id.containerID)
+	res, err := probe.Read(body)
+	_ = body.Close()
+	current := probe.First()
+	switch {
+	case err != nil || res.TextKind != podlog.TextNone || current.IsZero():
+		return true
+	case current.Equal(first):
+		c.reset()
+		c.gone = true
+		return false
+	}
+	// A third run starts after a back-off, and so later than the second one prints its first line.
+	c.nextRuns = c.nextRuns && current.Sub(next.startedAt) >= nearStart
+	return true
+}
+
+// successor returns the container's run that the status shows as the current one, if that is another.
+func (m moment) successor(id runID) (view, bool) {
+	for _, v := range m.pod.runs {
+		if v.id.container == id.container && v.id.containerID != id.containerID && v.slot == slotCurrent {
+			return v, true
+		}
+	}
+	return view{}, false
+}
+
+// successorMayBegin says whether a stamp can be that of a successor's first line: it does not lie before the second in
+// which the run ended. One that lies before what is held cannot be, as it was seen when the run went on.
+func (m moment) successorMayBegin(at, first time.Time) bool {
+	if m.term == nil || m.term.FinishedAt.IsZero() || !m.restartable() {
+		return false
+	}
+	if first.IsZero() {
+		return at.After(m.term.FinishedAt.Add(time.Second))
+	}
+	return at.After(first) && !at.Before(m.term.FinishedAt.Time)
+}
