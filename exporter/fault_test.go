@@ -3,6 +3,7 @@ package exporter
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -115,8 +116,8 @@ func TestFaultAfterBody(t *testing.T) {
 	}
 }
 
-// TestFaultWrongAnswer is fault test 3: 200 OK with the ETag of other bytes, with a part of the object only,
-// and with an error in the body. Each is found out, and an object with the right bytes is there in the end.
+// TestFaultWrongAnswer is fault test 3: 200 OK with the ETag of other bytes, with a part of the object only, and
+// from somebody who stores nothing. Each is found out, and an object with the right bytes is there in the end.
 func TestFaultWrongAnswer(t *testing.T) {
 	t.Parallel()
 	for name, answer := range map[string]func(server *s3test.Server, w http.ResponseWriter, r *http.Request, body []byte){
@@ -126,6 +127,13 @@ func TestFaultWrongAnswer(t *testing.T) {
 		"truncated": func(server *s3test.Server, w http.ResponseWriter, r *http.Request, body []byte) {
 			server.Store(r, body[:len(body)/2])
 			w.Header().Set("ETag", s3test.ETag(body[:len(body)/2]))
+		},
+		"an error in the body": func(_ *s3test.Server, w http.ResponseWriter, _ *http.Request, _ []byte) {
+			s3test.Refuse(w, http.StatusOK, "InternalError")
+		},
+		"a page of a proxy": func(_ *s3test.Server, w http.ResponseWriter, _ *http.Request, _ []byte) {
+			w.Header().Set("ETag", `"5f3a-61c"`)
+			_, _ = io.WriteString(w, "<html>Please log in.</html>")
 		},
 		"truncated by another": func(server *s3test.Server, w http.ResponseWriter, r *http.Request, body []byte) {
 			server.Store(r, body[:len(body)/2])

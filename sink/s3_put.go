@@ -198,7 +198,7 @@ func (s *S3) send(ctx context.Context, key, full string, body io.ReadSeeker, sta
 	s.pace.learn(within.Err() != nil && ctx.Err() == nil)
 	switch {
 	case err == nil:
-		return s.compare(ctx, key, info, sums, content.crc())
+		return s.compare(ctx, key, full, info, sums, content.crc())
 	case ctx.Err() != nil:
 		return fmt.Errorf("put %s: %w", key, ctx.Err())
 	case within.Err() != nil:
@@ -215,29 +215,45 @@ func (s *S3) send(ctx context.Context, key, full string, body io.ReadSeeker, sta
 	return err
 }
 
-// compare checks what the store answers against what was sent. An ETag is no MD5 where the store
-// encrypts with keys of its own. AWS answers with a CRC-64/NVME that it made itself.
-func (s *S3) compare(ctx context.Context, key string, info minio.UploadInfo, sums digests, crc string) error {
-	other := func(what, got, want string) error {
-		return s.failed("put", key, fmt.Errorf("%w: its %s is %s, ours %s", ErrMismatch, what, got, want))
+// compare checks what the store answers against what was sent. A 200 alone proves nothing, because a proxy in
+// front of a store gives one as well: where no sum in the answer is one of ours, the store is asked what it
+// has. An ETag is no MD5 where the store encrypts with keys of its own. AWS answers with a CRC-64/NVME that it
+// made itself.
+func (s *S3) compare(ctx context.Context, key, full string, info minio.UploadInfo, sums digests, crc string) error {
+	other := func(what string, got, want any) error {
+		return s.failed("put", key, fmt.Errorf("%w: its %s is %v, ours %v", ErrMismatch, what, got, want))
 	}
-	sha := base64.StdEncoding.EncodeToString(sums.sha256)
-	whole := info.ChecksumMode == "" || info.ChecksumMode == "FULL_OBJECT"
-	switch {
-	case whole && info.ChecksumCRC64NVME != "" && crc != "" && info.ChecksumCRC64NVME != crc:
-		return other("CRC-64/NVME", info.ChecksumCRC64NVME, crc)
-	case whole && info.ChecksumSHA256 != "" && info.ChecksumSHA256 != sha:
-		return other("SHA-256", info.ChecksumSHA256, sha)
+	proven := false
+	for _, sum := range [...]struct{ name, got, want string }{
+		{"CRC-64/NVME", info.ChecksumCRC64NVME, crc},
+		{"SHA-256", info.ChecksumSHA256, base64.StdEncoding.EncodeToString(sums.sha256)},
+	} {
+		switch {
+		case sum.got == "" || sum.want == "" || info.ChecksumMode != "" && info.ChecksumMode != "FULL_OBJECT":
+		case sum.got != sum.want:
+			return other(sum.name, sum.got, sum.want)
+		default:
+			proven = true
+		}
 	}
 	want := hex.EncodeToString(sums.md5)
-	if strings.EqualFold(info.ETag, want) || len(info.ETag) != len(want) || !isHex(info.ETag) {
+	otherMD5 := !strings.EqualFold(info.ETag, want) && len(info.ETag) == len(want) && isHex(info.ETag)
+	if strings.EqualFold(info.ETag, want) || proven && !otherMD5 {
 		return nil
 	}
-	now, err := s.client.StatObject(ctx, s.bucket, s.prefix+key, minio.StatObjectOptions{})
-	if err == nil && strings.HasPrefix(now.Metadata.Get("X-Amz-Server-Side-Encryption"), "aws:kms") {
-		return nil
+	now, err := s.client.StatObject(ctx, s.bucket, full, minio.StatObjectOptions{})
+	err = s.failed("stat", key, err)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return s.failed("put", key, fmt.Errorf("%w: it says that it has stored the object, and has none", ErrMismatch))
+	case err != nil:
+		return err
+	case otherMD5 && !strings.HasPrefix(now.Metadata.Get("X-Amz-Server-Side-Encryption"), "aws:kms"):
+		return other("ETag", info.ETag, want)
+	case now.Size != sums.size:
+		return other("size", now.Size, sums.size)
 	}
-	return errors.Join(err, other("ETag", info.ETag, want))
+	return nil
 }
 
 func isHex(s string) bool {
