@@ -92,6 +92,8 @@ func ClassOf(err error) Class {
 	switch {
 	case distrusted(err), errors.Is(err, http.ErrSchemeMismatch), errors.Is(err, errNoCredentials), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return ClassHold
+	case errors.Is(err, errTooSlow):
+		return ClassSlow
 	case !errors.As(err, &store):
 		return ClassRetry
 	}

@@ -13,7 +13,6 @@ import (
 	"net/http"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/minio/crc64nvme"
@@ -189,20 +188,22 @@ func (s *S3) send(ctx context.Context, key, full string, body io.ReadSeeker, sta
 		content.ReadSeeker = io.NewSectionReader(at, start, sums.size)
 	}
 	var said answer
-	limit := s.pace.limit(sums.size)
+	limit, cuts := s.pace.limit(sums.size)
+	began := time.Now()
 	within, cancel := context.WithTimeout(context.WithValue(ctx, answerKey{}, &said), limit)
 	defer cancel()
 	core := minio.Core{Client: s.client}
 	info, err := core.PutObject(within, s.bucket, full, content, sums.size,
 		base64.StdEncoding.EncodeToString(sums.md5), hex.EncodeToString(sums.sha256), o)
-	s.pace.learn(within.Err() != nil && ctx.Err() == nil)
 	switch {
 	case err == nil:
+		s.pace.arrived(sums.size, time.Since(began), cuts)
 		return s.compare(ctx, key, full, info, sums, content.crc())
 	case ctx.Err() != nil:
 		return fmt.Errorf("put %s: %w", key, ctx.Err())
 	case within.Err() != nil:
-		err = fmt.Errorf("%d bytes took longer than %s", sums.size, limit)
+		s.pace.cut(cuts)
+		err = fmt.Errorf("%w: %d bytes took longer than %s", errTooSlow, sums.size, limit)
 	}
 	err = s.failed("put", key, err)
 	var e *StoreError
@@ -259,33 +260,6 @@ func (s *S3) compare(ctx context.Context, key, full string, info minio.UploadInf
 func isHex(s string) bool {
 	_, err := hex.DecodeString(s)
 	return err == nil
-}
-
-// pace is how slow an upload may be before it is cut: one that trickles holds its place and its file
-// for hours. After a cut less is asked for, so that a slow line brings a large object up in the end.
-type pace struct{ halvings atomic.Int32 }
-
-const (
-	// firstPace is 128 KiB/s: 64 MiB within nine minutes.
-	firstPace = 128 << 10
-	// maxHalvings leaves 512 B/s.
-	maxHalvings = 8
-	// paceGrace is what a request may take beside its bytes.
-	paceGrace = 30 * time.Second
-)
-
-func (p *pace) limit(size int64) time.Duration {
-	return paceGrace + time.Duration(size)*time.Second/time.Duration(firstPace>>p.halvings.Load())
-}
-
-func (p *pace) learn(tooSlow bool) {
-	n := p.halvings.Load()
-	switch {
-	case tooSlow && n < maxHalvings:
-		p.halvings.CompareAndSwap(n, n+1)
-	case !tooSlow && n > 0:
-		p.halvings.CompareAndSwap(n, n-1)
-	}
 }
 
 // notImplemented says whether the store knows no such header.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -260,6 +261,41 @@ func TestS3Race(t *testing.T) {
 func TestS3TooSlow(t *testing.T) {
 	if first, second := sink.UploadLimit(64<<20, 0), sink.UploadLimit(64<<20, 1); first != 30*time.Second+512*time.Second || second != 30*time.Second+1024*time.Second {
 		t.Errorf("64 MiB may take %s, then %s", first, second)
+	}
+	var slow time.Duration
+	f := newFakeS3(t, func(_ http.ResponseWriter, r *http.Request) bool {
+		if strings.HasPrefix(r.URL.Path, "/logs/large") {
+			<-time.After(slow) // bytes go on into buffers on the way
+		}
+		return false
+	})
+	b := f.impatient(t, sink.Patience{Pace: 4 << 20, Grace: 200 * time.Millisecond})
+	body := strings.NewReader(strings.Repeat("x", 4<<20)) // 1.2 s, then 2.2 s
+	put := func() error {
+		_, _ = body.Seek(0, io.SeekStart)
+		n := f.count(http.MethodPut)
+		err := b.Put(t.Context(), fmt.Sprint("large", n), body)
+		if err := b.Put(t.Context(), fmt.Sprint("small", n), strings.NewReader("x")); err != nil {
+			t.Errorf("a small object: %v", err)
+		}
+		return err
+	}
+	for i, test := range []struct {
+		slow time.Duration
+		cut  bool
+	}{
+		{1400 * time.Millisecond, true},
+		{1400 * time.Millisecond, false}, // with more time
+		{0, false},                       // this one shows that the line is fast
+		{1400 * time.Millisecond, true},
+	} {
+		slow = test.slow
+		switch err := put(); {
+		case !test.cut && err != nil:
+			t.Errorf("%d: %v", i, err)
+		case test.cut && (sink.ClassOf(err) != sink.ClassSlow || !strings.Contains(err.Error(), "4194304 bytes took longer than 1.2s")):
+			t.Errorf("%d: got %v, want a cut", i, err)
+		}
 	}
 }
 

@@ -291,8 +291,7 @@ func TestS3Stall(t *testing.T) {
 		return true
 	})
 	defer close(stop)
-	b := f.open(t)
-	b.SetStallTimeout(50 * time.Millisecond)
+	b := f.impatient(t, sink.Patience{Stall: 50 * time.Millisecond})
 	check := func(what string, err error) {
 		t.Helper()
 		if err == nil || !strings.Contains(err.Error(), "stalled: no byte moved for 50ms") || errors.Is(err, context.Canceled) || sink.ClassOf(err) != sink.ClassRetry {
@@ -333,8 +332,7 @@ func TestS3SlowReader(t *testing.T) {
 		_, _ = io.WriteString(w, "56789")
 		return true
 	})
-	b := f.open(t)
-	b.SetStallTimeout(200 * time.Millisecond)
+	b := f.impatient(t, sink.Patience{Stall: 200 * time.Millisecond})
 	r, err := b.Open(t.Context(), "a", 0, -1)
 	if err != nil {
 		t.Fatal(err)
