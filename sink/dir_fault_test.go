@@ -270,6 +270,46 @@ func checkAfterFault(t *testing.T, root, what string, acknowledged bool) {
 	}
 }
 
+// TestDirTriedAgain fails at every call of a Put in turn, or ends the process there, and tries again, beside
+// another object in the same directory. Then the power is cut. What was acknowledged, or said to exist, is there.
+func TestDirTriedAgain(t *testing.T) {
+	const beside = "cluster=c/date=d/pod/uid/beside"
+	for _, killed := range []bool{false, true} {
+		for n := 2; ; n++ { // the first call makes the temporary directory
+			root := t.TempDir()
+			f := newFaulty(t, root, n, syscall.EIO)
+			if killed {
+				f.err = errPower
+			}
+			d, err := newDir(root, f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			first := d.Put(t.Context(), faultKey, strings.NewReader(faultBody))
+			f.at, f.cut = 0, false
+			if killed {
+				if d, err = newDir(root, f); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, key := range []string{beside, faultKey} {
+				if err := d.Put(t.Context(), key, strings.NewReader(faultBody)); err != nil && !errors.Is(err, ErrExists) {
+					t.Errorf("call %d of %v: again: %v", n, f.calls, err)
+				}
+			}
+			f.crash(t)
+			for _, key := range []string{beside, faultKey} {
+				if data, err := os.ReadFile(filepath.Join(root, key)); err != nil || string(data) != faultBody {
+					t.Errorf("killed %t, call %d of %v: %s: %v", killed, n, f.calls, key, err)
+				}
+			}
+			if first == nil && f.n < n+20 && n > 12 {
+				break
+			}
+		}
+	}
+}
+
 // TestDirReplaceFaults does the same with Replace: the old object or the new one is there, whole.
 func TestDirReplaceFaults(t *testing.T) {
 	for name, fault := range map[string]error{"ENOSPC": syscall.ENOSPC, "EIO": syscall.EIO, "power": errPower} {
