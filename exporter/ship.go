@@ -454,10 +454,7 @@ func (s *shipper) better(ctx context.Context, key string, ours *bundle.Record, d
 	if err != nil {
 		return old, false, fmt.Errorf("compare %s: %w by what this program cannot read: %w", key, errRefused, err)
 	}
-	switch {
-	case theirs.RawSHA256 == ours.RawSHA256:
-		return old, false, nil
-	case theirs.Verdict.Complete != ours.Verdict.Complete:
+	if theirs.Verdict.Complete != ours.Verdict.Complete { // whatever the text: an empty one may be proven, or all that is left
 		return old, ours.Verdict.Complete, nil
 	}
 	return old, ours.RawBytes > theirs.RawBytes, nil

@@ -394,6 +394,10 @@ func TestTwoWriters(t *testing.T) {
 		{"complete and shorter", short, long, true, false, 1, true},
 		{"longer later", short, long, false, false, 2, false},
 		{"longer first", long, short, false, false, 2, false},
+		{"the same text, proven later", short, short, false, true, 1, true},
+		{"the same text, proven first", short, short, true, false, 1, true},
+		{"nothing read, then known to be empty", "", "", false, true, 0, true},
+		{"known to be empty, then nothing read", "", "", true, false, 0, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := newShipping(t, nil)
