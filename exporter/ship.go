@@ -148,8 +148,10 @@ func (s *shipper) done(p *parcel, began time.Time, err error) {
 		if class == sink.ClassSlow || class == sink.ClassRetry && sink.Answered(err) {
 			s.line.slower(began, now, sink.RetryAfter(err))
 		}
+		was := s.gate.reason
 		if s.gate.fail(now, class, err) {
 			s.e.log.Warn("cannot upload, will go on trying; the spool keeps everything", "err", err, "fix", sink.Hint(err), "pending", len(s.known))
+			m.held.DeleteLabelValues(was)
 			m.held.WithLabelValues(s.gate.reason).Set(1)
 		}
 		at := now.Add(max(fullJitter(shipBackoff, maxShipBackoff, p.tries), sink.RetryAfter(err)))
