@@ -40,6 +40,8 @@ type S3Options struct {
 	Objects ObjectOptions
 	// Patience is how long requests may take.
 	Patience Patience
+	// Limited is told, once each, of what the store turns out not to do. It may be nil.
+	Limited func(limit string)
 }
 
 // S3 is a Bucket in an S3-compatible store. It uploads by single PUTs of known size, and never by
@@ -53,6 +55,7 @@ type S3 struct {
 	put      *putOptions
 	probed   conditions
 	pace     pace
+	limited  func(limit string)
 }
 
 var (
@@ -103,6 +106,9 @@ func OpenS3(_ context.Context, o S3Options) (*S3, error) {
 	}
 	s := &S3{client: client, creds: creds, bucket: o.Bucket, endpoint: client.EndpointURL().String(), put: put}
 	s.pace.init(o.Patience)
+	if s.limited = o.Limited; s.limited == nil {
+		s.limited = func(string) {}
+	}
 	if o.Prefix != "" {
 		s.prefix = o.Prefix + "/"
 	}

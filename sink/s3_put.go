@@ -137,12 +137,15 @@ func (s *S3) store(ctx context.Context, key string, body io.ReadSeeker, replaces
 		return err
 	}
 	err = s.send(ctx, key, full, body, start, sums, o)
-	var e *StoreError
-	switch {
-	case errors.As(err, &e) && e.Code == "NotImplemented" && s.put.dropTags():
+	if notImplemented(err) && len(o.UserTags) > 0 {
 		if _, serr := body.Seek(start, io.SeekStart); serr == nil {
-			return s.store(ctx, key, body, replaces)
+			o.UserTags = nil
+			if err = s.send(ctx, key, full, body, start, sums, o); err == nil {
+				s.dropTags()
+			}
 		}
+	}
+	switch {
 	case err == nil && !can.known:
 		s.probed.forbidden() // objects may be stored, and the probe may not: so it stays
 	case errors.Is(err, ErrExists) && replaces != "":

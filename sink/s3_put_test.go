@@ -138,6 +138,44 @@ func TestS3Options(t *testing.T) {
 	}
 }
 
+// TestS3Tags: tags are dropped for good only where an object is taken without them, and that is told.
+func TestS3Tags(t *testing.T) {
+	s := s3test.New(t)
+	var told []string
+	o := sink.S3Options{Endpoint: s.URL, Bucket: "logs", Credentials: "env", Objects: sink.ObjectOptions{Tags: map[string]string{"team": "shop"}}}
+	o.Limited = func(limit string) { told = append(told, limit) }
+	t.Setenv("AWS_ACCESS_KEY_ID", s3test.AccessKey)
+	t.Setenv("AWS_SECRET_ACCESS_KEY", s3test.SecretKey)
+	b, err := sink.OpenS3(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Change(func(s *s3test.Server) {
+		s.Script = func(w http.ResponseWriter, r *http.Request, _ []byte, _ int) bool { // a proxy that is not set up yet
+			if r.URL.Path == "/logs/a" {
+				s3test.Refuse(w, http.StatusNotImplemented, "NotImplemented")
+			}
+			return r.URL.Path == "/logs/a"
+		}
+	})
+	if err := b.Put(t.Context(), "a", strings.NewReader("x")); sink.ClassOf(err) != sink.ClassHold {
+		t.Errorf("a store that takes nothing: %v", err)
+	}
+	s.Change(func(s *s3test.Server) { s.Script = nil })
+	if err := b.Put(t.Context(), "a", strings.NewReader("x")); err != nil || s.Header("a").Get("X-Amz-Tagging") != "team=shop" || len(told) > 0 {
+		t.Errorf("afterwards: %v, %v, told %q", err, s.Header("a"), told)
+	}
+	s.Change(func(s *s3test.Server) { s.NoTags = true })
+	for _, key := range []string{"b", "c"} {
+		if err := b.Put(t.Context(), key, strings.NewReader("x")); err != nil || s.Header(key).Get("X-Amz-Tagging") != "" {
+			t.Errorf("a store without tags: %v, %v", err, s.Header(key))
+		}
+	}
+	if len(told) != 1 || !strings.Contains(told[0], "tags") {
+		t.Errorf("told %q", told)
+	}
+}
+
 // TestS3CheckWrite shows at the start what an upload would meet.
 func TestS3CheckWrite(t *testing.T) {
 	s := s3test.New(t)

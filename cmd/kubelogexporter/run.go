@@ -70,6 +70,7 @@ func (c *captureFlags) open(ctx context.Context, spool string, log *slog.Logger)
 		return o, nil, err
 	}
 	o.Kube, o.Cluster, o.DefaultNamespace = target.config, target.cluster, target.namespace
+	c.sink.s3.Limited = func(limit string) { log.Warn("the store cannot do everything", "limit", limit) }
 	if o.Bucket, err = c.sink.open(ctx); err != nil {
 		return o, nil, err
 	}
@@ -189,12 +190,8 @@ func checkBucket(ctx context.Context, b sink.Bucket, log *slog.Logger) {
 	err := c.Check(within)
 	if w, ok := b.(interface {
 		CheckWrite(ctx context.Context) error
-		Limits() []string
 	}); ok && err == nil {
 		err = w.CheckWrite(within)
-		for _, limit := range w.Limits() {
-			log.Warn("the store cannot do everything", "limit", limit)
-		}
 	}
 	if err != nil && ctx.Err() == nil {
 		log.Warn("cannot use the bucket yet, will go on trying; the spool keeps everything", "err", err, "fix", sink.Hint(err))
