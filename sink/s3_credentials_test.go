@@ -245,3 +245,37 @@ func TestCredentialsOnePlace(t *testing.T) {
 		t.Error("pod-identity where a web identity would be taken: no error")
 	}
 }
+
+// TestCredentialsRefusedHead: a store without conditions is asked with HEAD first, whose refusal says no code. Keys
+// that were replaced are read again then too.
+func TestCredentialsRefusedHead(t *testing.T) {
+	clearAWS(t)
+	valid := "OLD"
+	f := newFakeS3(t, func(w http.ResponseWriter, r *http.Request) bool {
+		switch {
+		case signedBy(r) != valid:
+			refuse(w, http.StatusForbidden, "InvalidAccessKeyId")
+		case r.Header.Get("If-None-Match")+r.Header.Get("If-Match") != "":
+			refuse(w, http.StatusNotImplemented, "NotImplemented")
+		default:
+			return false
+		}
+		return true
+	})
+	dir, when := t.TempDir(), time.Unix(1_700_000_000, 0)
+	o := sink.S3Options{Credentials: "files", AccessKeyIDFile: write(t, filepath.Join(dir, "id"), "OLD"), SecretAccessKeyFile: write(t, filepath.Join(dir, "secret"), testSecret)}
+	_ = os.Chtimes(o.AccessKeyIDFile, when, when)
+	b := f.openWith(t, o)
+	if err := b.Put(t.Context(), "a", strings.NewReader("x")); err != nil {
+		t.Fatal(err)
+	}
+	valid = "NEW"
+	write(t, o.AccessKeyIDFile, "NEW")
+	_ = os.Chtimes(o.AccessKeyIDFile, when, when) // it looks the same
+	if err := b.Put(t.Context(), "b", strings.NewReader("x")); sink.ClassOf(err) != sink.ClassHold || f.last().Method != http.MethodHead {
+		t.Errorf("old key: %v, after %s", err, f.last().Method)
+	}
+	if err := b.Put(t.Context(), "b", strings.NewReader("x")); err != nil {
+		t.Errorf("new key: %v", err)
+	}
+}

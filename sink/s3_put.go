@@ -133,6 +133,10 @@ func (s *S3) store(ctx context.Context, key string, body io.ReadSeeker, replaces
 	} else {
 		err = s.replaceOnly(ctx, key, replaces, can, &o)
 	}
+	var e *StoreError
+	if errors.As(err, &e) && e.Status == http.StatusForbidden {
+		s.creds.Expire() // an answer to HEAD has no body, so it does not say whether the keys are stale
+	}
 	if err != nil {
 		return err
 	}
