@@ -222,15 +222,18 @@ func TestS3RetryAfter(t *testing.T) {
 			t.Errorf("%q: %s, %v", header, sink.RetryAfter(err), err)
 		}
 	}
-	s := s3test.New(t)
-	s.Script = func(w http.ResponseWriter, _ *http.Request, _ []byte, _ int) bool {
-		w.Header().Set("Date", time.Now().Add(20*time.Minute).UTC().Format(http.TimeFormat))
-		s3test.Refuse(w, http.StatusForbidden, "RequestTimeTooSkewed")
-		return true
-	}
-	err := s.Bucket(sink.ObjectOptions{}).Put(t.Context(), "a", strings.NewReader("x"))
-	if hint := sink.Hint(err); !strings.Contains(hint, "m") || !strings.Contains(hint, "behind the store's") || !strings.Contains(hint, "20m0s") && !strings.Contains(hint, "19m59s") {
-		t.Errorf("hint %q", hint)
+	for ahead, want := range map[time.Duration]string{20 * time.Minute: "behind the store's", -20 * time.Minute: "ahead of the store's"} {
+		s := s3test.New(t)
+		s.Script = func(w http.ResponseWriter, _ *http.Request, _ []byte, _ int) bool {
+			w.Header().Set("Date", time.Now().Add(ahead).UTC().Format(http.TimeFormat))
+			s3test.Refuse(w, http.StatusForbidden, "RequestTimeTooSkewed")
+			return true
+		}
+		err := s.Bucket(sink.ObjectOptions{}).Put(t.Context(), "a", strings.NewReader("x"))
+		hint := sink.Hint(err)
+		if !strings.Contains(hint, want) || !strings.Contains(hint, "20m") && !strings.Contains(hint, "19m59s") || sink.ClassOf(err) != sink.ClassHold {
+			t.Errorf("a store that is %s ahead: hint %q", ahead, hint)
+		}
 	}
 }
 

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -88,6 +90,16 @@ func TestS3Answers(t *testing.T) {
 			}
 			checkSecret(t, err)
 		})
+	}
+}
+
+// TestFullDisk: a disk that is full, or on which a quota is used up, holds everything until people have made room.
+func TestFullDisk(t *testing.T) {
+	for _, full := range []error{syscall.ENOSPC, syscall.EDQUOT} {
+		err := fmt.Errorf("store a in /archive: %w", &fs.PathError{Op: "write", Path: "a", Err: full})
+		if sink.ClassOf(err) != sink.ClassHold || sink.Reason(err) != "DiskFull" || !strings.Contains(sink.Hint(err), "make room") {
+			t.Errorf("%v: class %s, reason %s, hint %q", full, sink.ClassOf(err), sink.Reason(err), sink.Hint(err))
+		}
 	}
 }
 
