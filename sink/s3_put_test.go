@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -303,10 +304,10 @@ func TestS3TooSlow(t *testing.T) {
 	if first, second := sink.UploadLimit(64<<20, 0), sink.UploadLimit(64<<20, 1); first != 30*time.Second+512*time.Second || second != 30*time.Second+1024*time.Second {
 		t.Errorf("64 MiB may take %s, then %s", first, second)
 	}
-	var slow time.Duration
+	var slow atomic.Int64
 	f := newFakeS3(t, func(_ http.ResponseWriter, r *http.Request) bool {
 		if strings.HasPrefix(r.URL.Path, "/logs/large") {
-			<-time.After(slow) // bytes go on into buffers on the way
+			<-time.After(time.Duration(slow.Load())) // bytes go on into buffers on the way
 		}
 		return false
 	})
@@ -330,7 +331,7 @@ func TestS3TooSlow(t *testing.T) {
 		{0, false},                       // this one shows that the line is fast
 		{1400 * time.Millisecond, true},
 	} {
-		slow = test.slow
+		slow.Store(int64(test.slow))
 		switch err := put(); {
 		case !test.cut && err != nil:
 			t.Errorf("%d: %v", i, err)
