@@ -23,8 +23,9 @@ test: ## install what is missing and run everything: lint, quick tests with -rac
 lint: ## check style and layers (the linter is built from integration/tools)
 	@bash integration/test.sh lint
 
-memory: ## the memory of 1,000 streams, a log of 5 GB and 150,000 pods; takes minutes
-	@KUBELOGEXPORTER_MEMORY=full go test -count=1 -v -timeout 30m -run '^TestMemory' ./exporter
+memory: ## the memory of 1,000 streams, a log of 5 GB 150,000 pods, 200 kills under load, the speed of an upload; takes minutes
+	@KUBELOGEXPORTER_MEMORY=full go test -count=1 -v -timeout 30m -run '^Test(Memory|Killed)' ./exporter
+	@go test -run '^$$' -bench '^BenchmarkUpload$$' -benchtime 20x ./exporter
 
 bench: ## what is kept of dying pods' logs, and at what cost, beside kubectl and stern; writes BENCHMARKS.md
 	@go run ./integration/cmd/bench

@@ -34,7 +34,7 @@ func TestKilled(t *testing.T) {
 	if os.Getenv(memoryVar) == "full" {
 		kills, pods = 100, 400
 	}
-	for _, mode := range []string{"run", "live"} {
+	for _, mode := range []string{"run", "segments"} {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
 			killed(t, mode, kills, pods)
@@ -55,6 +55,7 @@ func killed(t *testing.T, mode string, kills, pods int) {
 		all[i].Status.ContainerStatuses[0].State.Running.StartedAt = metav1.NewTime(time.Now().Truncate(time.Second))
 		logs[i] = kubetest.NewContainer(func(int) string { return all[i].Status.ContainerStatuses[0].ContainerID })
 		kube.Log(all[i].Namespace, all[i].Name, "app", logs[i].Serve)
+		logs[i].Print(time.Now(), fmt.Sprintf("the first words of %d\n", i))
 		kube.SetPod(all[i])
 	}
 	var ended atomic.Int64
@@ -112,7 +113,8 @@ func killed(t *testing.T, mode string, kills, pods int) {
 				t.Errorf("%s: %v", o.Key, err)
 			}
 		}
-		if want := fmt.Sprintf(" the words of %d\n", i); strings.Count(text.String(), "\n") != 1 || !strings.HasSuffix(text.String(), want) {
+		first, last, _ := strings.Cut(text.String(), "\n")
+		if !strings.HasSuffix(first, fmt.Sprintf(" the first words of %d", i)) || !strings.HasSuffix(last, fmt.Sprintf(" the words of %d\n", i)) || strings.Count(last, "\n") != 1 {
 			t.Errorf("pod %d: %q, verdict %+v", i, text.String(), rec.Verdict)
 		}
 	}
@@ -124,10 +126,17 @@ func killed(t *testing.T, mode string, kills, pods int) {
 	if aside, err := filepath.Glob(filepath.Join(dir, "spool", ".set-aside", "*")); err != nil || len(aside) > 0 {
 		t.Errorf("set aside: %q, %v", aside, err)
 	}
+	snapshots := 0
 	for key := range store.Objects() {
 		if n := store.Versions(key); n != 1 {
 			t.Errorf("%s has %d versions", key, n)
 		}
+		if run, _, _, _, err := bundle.ParseKey(key); err == nil && !run.Snapshot.IsZero() {
+			snapshots++
+		}
+	}
+	if (snapshots > 0) != (mode == "segments") {
+		t.Errorf("%d snapshots were stored", snapshots)
 	}
 }
 

@@ -33,7 +33,7 @@ import (
 // "full" measures the sizes that are promised, which takes minutes, and any other value smaller ones.
 const (
 	memoryVar = "KUBELOGEXPORTER_MEMORY"
-	childVar  = "KUBELOGEXPORTER_MEMORY_CHILD" // what the child does: run, live or export
+	childVar  = "KUBELOGEXPORTER_MEMORY_CHILD" // what the child does: run, live, segments (live, and stored all the time) or export
 	hostVar   = "KUBELOGEXPORTER_MEMORY_HOST"
 	caVar     = "KUBELOGEXPORTER_MEMORY_CA"
 	dirVar    = "KUBELOGEXPORTER_MEMORY_DIR"
@@ -68,12 +68,15 @@ func TestMemoryChild(t *testing.T) {
 		Bucket: bucket, Spool: os.Getenv(dirVar) + "/spool", Cluster: "test", Version: "test",
 		Grace: time.Second, Follows: 2000, Log: slog.New(slog.DiscardHandler),
 	}
-	if mode == "live" {
+	if mode == "live" || mode == "segments" {
 		o.Capture = CaptureLive
 	}
 	e, err := New(o)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if mode == "segments" {
+		e.segmentEvery = 50 * time.Millisecond
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()

@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"net/url"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -150,5 +151,36 @@ func TestFaultNetwork(t *testing.T) {
 				t.Errorf("there were %d connections", network.met())
 			}
 		})
+	}
+}
+
+// TestFaultSlowLine brings a large capture up a line on which it takes longer than it may at first, while small
+// ones go up all the time.
+func TestFaultSlowLine(t *testing.T) {
+	t.Parallel()
+	server := s3test.New(t)
+	slow := fault{delay: 25 * time.Millisecond, pieceBytes: 32 << 10}
+	_, address := newBadNetwork(t, server.URL, slices.Repeat([]fault{slow}, 200))
+	bucket, err := s3test.Open(t, address, sink.ObjectOptions{}, sink.Patience{Pace: 3 << 20, Grace: 250 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newShipping(t, func(o *Options) { o.Bucket = bucket })
+	s.run()
+	rec := s.record(9000)
+	key := s.commit(rec, large(2<<20))
+	s.e.ship.add(key, rec)
+	for end := time.Now().Add(40 * time.Second); server.Objects()[key] == nil; {
+		if time.Now().After(end) {
+			t.Fatal("the large capture does not arrive")
+		}
+		s.fill(1)
+		<-time.After(200 * time.Millisecond)
+	}
+	s.drained(20 * time.Second)
+	s.check(s.n + 1)
+	once(t, server)
+	if s.metric("upload_errors_total") == 0 {
+		t.Error("no upload was cut, so the line was not slow")
 	}
 }

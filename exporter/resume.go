@@ -32,8 +32,8 @@ func (c *capture) takeUp(ctx context.Context) bool {
 		return true
 	}
 	c.tookUp = true
-	wait := resumeWait
-	if m := c.run.now(); m.dying || m.podGone {
+	m, wait := c.run.now(), resumeWait
+	if m.dying || m.podGone {
 		wait = resumeDying
 	}
 	ctx, cancel := context.WithTimeout(ctx, wait)
@@ -41,7 +41,7 @@ func (c *capture) takeUp(ctx context.Context) bool {
 	switch err := c.resumeStored(ctx); {
 	case err == nil:
 		c.apart = false
-	case ctx.Err() != nil, errors.As(err, new(*awayError)):
+	case (ctx.Err() != nil || errors.As(err, new(*awayError))) && !(c.e.once && m.ended()): // else people wait, and nothing more comes
 		c.reset()
 		if c.tookUp = true; !c.apart {
 			c.e.log.Warn("cannot look for what was stored of a log; it is read meanwhile, and goes on from there later", c.attrs("err", err)...)

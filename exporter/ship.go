@@ -148,8 +148,10 @@ func (s *shipper) done(p *parcel, began time.Time, err error) {
 		if class == sink.ClassSlow || class == sink.ClassRetry && sink.Answered(err) {
 			s.line.slower(began, now, sink.RetryAfter(err))
 		}
+		was := s.gate.reason
 		if s.gate.fail(now, class, err) {
 			s.e.log.Warn("cannot upload, will go on trying; the spool keeps everything", "err", err, "fix", sink.Hint(err), "pending", len(s.known))
+			m.held.DeleteLabelValues(was)
 			m.held.WithLabelValues(s.gate.reason).Set(1)
 		}
 		at := now.Add(max(fullJitter(shipBackoff, maxShipBackoff, p.tries), sink.RetryAfter(err)))
@@ -491,10 +493,7 @@ func tellsMore(key string, ours *bundle.Record, stored []byte) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("compare %s: %w by what this program cannot read: %w", key, errRefused, err)
 	}
-	switch {
-	case theirs.RawSHA256 == ours.RawSHA256:
-		return false, nil
-	case theirs.Verdict.Complete != ours.Verdict.Complete:
+	if theirs.Verdict.Complete != ours.Verdict.Complete { // whatever the text: an empty one may be proven, or all that is left
 		return ours.Verdict.Complete, nil
 	}
 	return ours.RawBytes > theirs.RawBytes, nil

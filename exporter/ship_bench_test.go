@@ -80,7 +80,8 @@ func BenchmarkDrain(b *testing.B) {
 }
 
 // BenchmarkUpload measures one object of 64 MiB from the spool beside a bare PUT of minio-go with its own
-// settings, in turns. "of-bare-%" is how fast ours is compared with that.
+// settings, in turns. "of-bare-%" is how fast ours is compared with that. Over plain HTTP it fails below 80; over
+// TLS the bare PUT signs no hash of the body, so it has less to do.
 func BenchmarkUpload(b *testing.B) {
 	for name, start := range map[string]func(http.Handler) *httptest.Server{"http": httptest.NewServer, "https": httptest.NewTLSServer} {
 		b.Run(name, func(b *testing.B) { benchmarkUpload(b, start) })
@@ -96,7 +97,7 @@ func benchmarkUpload(b *testing.B, start func(http.Handler) *httptest.Server) {
 		}
 		sum := md5.New() // of all the things that a store does this is what every one does
 		_, _ = io.CopyBuffer(struct{ io.Writer }{sum}, r.Body, make([]byte, 128<<10))
-		w.Header().Set("ETag", `"opaque"`)
+		w.Header().Set("ETag", fmt.Sprintf(`"%x"`, sum.Sum(nil)))
 	}))
 	defer server.Close()
 	dir := b.TempDir()
@@ -149,7 +150,11 @@ func benchmarkUpload(b *testing.B, start func(http.Handler) *httptest.Server) {
 			}
 		})
 	}
-	b.ReportMetric(100*float64(bestBare.wall)/float64(best.wall), "of-bare-%")
+	ofBare := 100 * float64(bestBare.wall) / float64(best.wall)
+	b.ReportMetric(ofBare, "of-bare-%")
+	if b.N > 1 && ca == "" && ofBare < 80 { // a single turn is no measurement
+		b.Errorf("%.0f %% of the speed of a bare PUT, want 80", ofBare)
+	}
 	b.ReportMetric(100*float64(bestBare.cpu)/float64(best.cpu), "cpu-of-bare-%")
 }
 

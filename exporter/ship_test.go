@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -74,6 +75,47 @@ func TestShipHold(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestShipHoldChanges: what stands in the way may change while everything is held. That is told, once it has come
+// twice in a row, and the metric names it.
+func TestShipHoldChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newShipping(t, nil)
+		held := func(reason string, warnings int) {
+			t.Helper()
+			time.Sleep(5 * time.Minute)
+			synctest.Wait()
+			if got := s.values("ship_held"); len(got) != 1 || got[reason] != 1 {
+				t.Errorf("held for %v, want %s", got, reason)
+			}
+			if n := s.said("level=WARN"); n != warnings {
+				t.Errorf("%d warnings, want %d:\n%s", n, warnings, s.log.String())
+			}
+		}
+		s.store.set(func(string) error { return refusal(0, "", 0) })
+		s.run()
+		s.fill(20)
+		held("Unreachable", 1)
+		s.store.set(func(string) error { return refusal(404, "NoSuchBucket", 0) })
+		held("NoSuchBucket", 2)
+		var n atomic.Int64
+		s.store.set(func(string) error { // a store of two halves
+			if n.Add(1)%2 == 0 {
+				return refusal(0, "", 0)
+			}
+			return refusal(502, "", 0)
+		})
+		held("NoSuchBucket", 2)
+		s.store.set(nil)
+		s.drained(2 * time.Minute)
+		synctest.Wait()
+		if got := s.values("ship_held"); len(got) != 0 {
+			t.Errorf("still held for %v", got)
+		}
+		s.check(20)
+		s.stop()
+	})
 }
 
 // TestShipRefused: a capture that the store refuses, or whose files cannot be read, holds up no other.
@@ -395,6 +437,10 @@ func TestTwoWriters(t *testing.T) {
 		{"complete and shorter", short, long, true, false, 1, true},
 		{"longer later", short, long, false, false, 2, false},
 		{"longer first", long, short, false, false, 2, false},
+		{"the same text, proven later", short, short, false, true, 1, true},
+		{"the same text, proven first", short, short, true, false, 1, true},
+		{"nothing read, then known to be empty", "", "", false, true, 0, true},
+		{"known to be empty, then nothing read", "", "", true, false, 0, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s := newShipping(t, nil)

@@ -190,7 +190,8 @@ type gate struct {
 	inARow  int
 
 	shut   bool
-	reason string // for the metric
+	reason string // for the metric, and told
+	heard  string // of the last try
 	trying bool
 	tries  int
 	next   time.Time
@@ -207,8 +208,10 @@ func (g *gate) wait(now time.Time, uploading int) time.Duration {
 	return max(g.next.Sub(now), 0)
 }
 
-// fail takes a failure and says whether the gate has shut for it.
-func (g *gate) fail(now time.Time, class sink.Class, err error) (shut bool) {
+// fail takes a failure and says whether there is something to tell: the gate has shut, or it is shut for another
+// reason now. That has to come twice in a row, because what stands in front of a store that is away has many words
+// for it.
+func (g *gate) fail(now time.Time, class sink.Class, err error) (tell bool) {
 	if g.failing == nil {
 		g.since = now
 	}
@@ -218,15 +221,21 @@ func (g *gate) fail(now time.Time, class sink.Class, err error) (shut bool) {
 	if straggler {
 		return false
 	}
+	reason := sink.Reason(err)
+	again := reason == g.heard
+	g.heard = reason
 	most := unanswered
 	if sink.Answered(err) {
 		most = answered
 	}
-	if !g.shut {
+	switch {
+	case !g.shut:
 		if class != sink.ClassHold && g.inARow < most && now.Sub(g.since) < failingLong {
 			return false
 		}
-		g.shut, g.tries, g.reason, shut = true, 0, sink.Reason(err), true
+		g.shut, g.tries, g.reason, tell = true, 0, reason, true
+	case again && reason != g.reason:
+		g.reason, tell = reason, true
 	}
 	g.tries++
 	wait := fullJitter(awayBackoff, maxAwayBackoff, g.tries)
@@ -234,7 +243,7 @@ func (g *gate) fail(now time.Time, class sink.Class, err error) (shut bool) {
 		wait = fullJitter(holdBackoff, maxHoldBackoff, g.tries)
 	}
 	g.next = now.Add(max(wait, sink.RetryAfter(err)))
-	return shut
+	return tell
 }
 
 // succeed takes a success and says whether the gate was shut, and for what.

@@ -272,6 +272,24 @@ func (s *shipping) metric(name string) (sum float64) {
 	return sum
 }
 
+// values returns the values of a metric that are not 0, by its one label.
+func (s *shipping) values(name string) map[string]float64 {
+	s.t.Helper()
+	families, err := s.reg.Gather()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	all := make(map[string]float64)
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if v := m.GetGauge().GetValue() + m.GetCounter().GetValue(); f.GetName() == "kubelogexporter_"+name && v != 0 {
+				all[m.GetLabel()[0].GetValue()] = v
+			}
+		}
+	}
+	return all
+}
+
 func (s *shipping) said(what string) int { return strings.Count(s.log.String(), what) }
 
 func (s *shipping) drained(d time.Duration) {

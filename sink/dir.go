@@ -22,8 +22,8 @@ const (
 )
 
 // Dir is a Bucket in a directory: a key is a path below it. An object is written to a temporary file
-// of the same directory, synced, linked to its name and made durable by syncing every directory that
-// changed, so a crash at any point leaves the whole object or none.
+// of the same directory, synced, linked to its name and made durable by syncing every directory whose
+// names are not known to be, so a crash at any point leaves the whole object or none.
 //
 // A Dir also serves as a spool: Lock, Temp, Draft, Remove, SetAside, Used and Free are for that, and no part
 // of Bucket.
@@ -32,6 +32,8 @@ type Dir struct {
 	root fileSystem
 	next atomic.Uint64
 	used atomic.Int64 // bytes, from Lock on
+
+	settled settled
 }
 
 var (
@@ -184,63 +186,36 @@ func (f *File) Abort() error {
 // publish links a synced file to its key. link(2) is the one call that creates a name only if it is
 // free, and atomically.
 func (d *Dir) publish(name, key string) error {
-	var made []string
+	dir := path.Dir(key)
 	for try := 0; ; try++ {
-		dirs, err := d.mkdirs(path.Dir(key))
-		if err != nil {
-			return fmt.Errorf("store %s in %s: %w", key, d.path, err)
-		}
-		made = append(made, dirs...)
-		err = d.root.Link(name, key)
-		if errors.Is(err, fs.ErrNotExist) && try < 100 {
-			continue // Remove pruned the directory between the two calls
+		err := d.mkdirs(dir)
+		if err == nil {
+			err = d.root.Link(name, key)
+			if errors.Is(err, fs.ErrNotExist) && try < 100 {
+				continue // Remove pruned the directory between the two calls
+			}
 		}
 		if errors.Is(err, fs.ErrExist) {
-			return fmt.Errorf("store %s in %s: %w", key, d.path, ErrExists)
+			return d.exists(key)
+		}
+		if err == nil {
+			err = d.settle(dir)
 		}
 		if err != nil {
 			return fmt.Errorf("store %s in %s: %w", key, d.path, err)
 		}
-		break
+		return nil
 	}
-	for _, dir := range append(made, path.Dir(key)) {
-		if err := d.syncDir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("store %s in %s: %w", key, d.path, err)
-		}
-	}
-	return nil
 }
 
-// mkdirs makes the missing directories of a path and returns the parents that changed by it.
-func (d *Dir) mkdirs(dir string) (changed []string, err error) {
-	if dir == "." {
-		return nil, nil
+// exists returns ErrExists for an object that is there, once its name is durable: who stored it may have been
+// killed, or have failed, before it was.
+func (d *Dir) exists(key string) error {
+	err := d.settle(path.Dir(key))
+	if err == nil {
+		err = ErrExists
 	}
-	if _, err := d.root.Stat(dir); err == nil {
-		return nil, nil
-	}
-	for i := range len(dir) + 1 {
-		if i < len(dir) && dir[i] != '/' {
-			continue
-		}
-		switch err := d.root.Mkdir(dir[:i], 0o755); {
-		case err == nil:
-			changed = append(changed, path.Dir(dir[:i]))
-		case errors.Is(err, fs.ErrNotExist):
-			return d.mkdirs(dir) // a parent was pruned meanwhile
-		case !errors.Is(err, fs.ErrExist):
-			return nil, err
-		}
-	}
-	return changed, nil
-}
-
-func (d *Dir) syncDir(dir string) error {
-	f, err := d.root.OpenFile(dir, os.O_RDONLY, 0)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
+	return fmt.Errorf("store %s in %s: %w", key, d.path, err)
 }
 
 // Put implements Bucket.
@@ -252,7 +227,7 @@ func (d *Dir) Put(ctx context.Context, key string, body io.ReadSeeker) error {
 		return fmt.Errorf("store %s in %s: %w", key, d.path, err)
 	}
 	if _, err := d.Stat(ctx, key); err == nil {
-		return fmt.Errorf("store %s in %s: %w", key, d.path, ErrExists)
+		return d.exists(key)
 	}
 	f, err := d.written(ctx, key, body)
 	if err != nil {
@@ -302,7 +277,7 @@ func (d *Dir) Replace(ctx context.Context, key string, body io.ReadSeeker, old O
 	if now != old {
 		return fmt.Errorf("replace %s in %s: %w", key, d.path, ErrChanged)
 	}
-	if err := errors.Join(d.root.Rename(f.name, key), d.syncDir(path.Dir(key))); err != nil {
+	if err := errors.Join(d.root.Rename(f.name, key), d.settle(path.Dir(key))); err != nil {
 		return fmt.Errorf("replace %s in %s: %w", key, d.path, err)
 	}
 	return nil

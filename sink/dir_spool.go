@@ -43,15 +43,6 @@ func (d *Dir) Remove(key string) error {
 	return nil
 }
 
-// prune removes a directory and those above it, as far as they are empty.
-func (d *Dir) prune(dir string) {
-	for ; dir != "."; dir = path.Dir(dir) {
-		if err := d.root.Remove(dir); err != nil {
-			return // not empty
-		}
-	}
-}
-
 // SetAside moves an object out of the way, where no List shows it, and a file beside it that says why.
 // Nothing ever removes it from there. It returns the path of its new place.
 func (d *Dir) SetAside(key, why string) (string, error) {
@@ -84,16 +75,13 @@ func (d *Dir) aside(from, name, why string) (to string, err error) {
 		}
 		to = path.Join(asideDir, name+"."+strconv.Itoa(n))
 	}
-	changed, err := d.mkdirs(path.Dir(to))
-	if err != nil {
+	if err := d.mkdirs(path.Dir(to)); err != nil {
 		return "", err
 	}
 	if err := d.root.Rename(from, to); err != nil {
 		return "", err
 	}
-	for _, dir := range append(changed, path.Dir(to), path.Dir(from)) {
-		err = errors.Join(err, d.syncDir(dir))
-	}
+	err = errors.Join(d.settle(path.Dir(to)), d.syncDir(path.Dir(from)))
 	// The reason comes last: on a full disk the move succeeds and the reason may not.
 	_ = d.writeFile(to+".reason.txt", why+"\n")
 	return to, err

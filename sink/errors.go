@@ -92,6 +92,8 @@ func ClassOf(err error) Class {
 	switch {
 	case distrusted(err), errors.Is(err, http.ErrSchemeMismatch), errors.Is(err, errNoCredentials), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return ClassHold
+	case errors.Is(err, errTooSlow):
+		return ClassSlow
 	case !errors.As(err, &store):
 		return ClassRetry
 	}
@@ -194,7 +196,7 @@ func Hint(err error) string {
 		return "check the host name in --s3-endpoint; a bucket name in front of it means that --s3-path-style on is needed"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "nothing listens at the endpoint: check --s3-endpoint, its port, and whether the store runs"
-	case errors.Is(err, syscall.ENOSPC):
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return "the disk is full: make room, the exporter goes on by itself"
 	case !errors.As(err, &store):
 		return ""

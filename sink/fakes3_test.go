@@ -137,9 +137,14 @@ const (
 // open opens the bucket "logs" of the server, with keys from the environment.
 func (f *fakeS3) open(t *testing.T) *sink.S3 {
 	t.Helper()
+	return f.impatient(t, sink.Patience{})
+}
+
+func (f *fakeS3) impatient(t *testing.T, p sink.Patience) *sink.S3 {
+	t.Helper()
 	t.Setenv("AWS_ACCESS_KEY_ID", testAccess)
 	t.Setenv("AWS_SECRET_ACCESS_KEY", testSecret)
-	return f.openWith(t, sink.S3Options{Credentials: "env"})
+	return f.openWith(t, sink.S3Options{Credentials: "env", Patience: p})
 }
 
 func (f *fakeS3) openWith(t *testing.T, o sink.S3Options) *sink.S3 {

@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -37,6 +38,10 @@ type S3Options struct {
 	AccessKeyIDFile, SecretAccessKeyFile, SessionTokenFile string
 	// Objects is what every object is stored with.
 	Objects ObjectOptions
+	// Patience is how long requests may take.
+	Patience Patience
+	// Limited is told, once each, of what the store turns out not to do. It may be nil.
+	Limited func(limit string)
 }
 
 // S3 is a Bucket in an S3-compatible store. It uploads by single PUTs of known size, and never by
@@ -44,13 +49,13 @@ type S3Options struct {
 type S3 struct {
 	client   *minio.Client
 	creds    *credentials.Credentials
-	stall    *stallGuard
 	bucket   string
 	prefix   string
 	endpoint string
 	put      *putOptions
 	probed   conditions
 	pace     pace
+	limited  func(limit string)
 }
 
 var (
@@ -91,7 +96,7 @@ func OpenS3(_ context.Context, o S3Options) (*S3, error) {
 	if region == "" {
 		region = "us-east-1" // asking the store for it is a request that is not retried
 	}
-	stall := newStallGuard(transport)
+	stall := &stallGuard{next: transport, limit: cmp.Or(o.Patience.Stall, stallTimeout)}
 	client, err := minio.New(host, &minio.Options{
 		Creds: creds, Secure: secure, Transport: stall, Region: region, BucketLookup: lookup,
 		MaxRetries: 1, // the caller retries, with knowledge of what waits
@@ -99,7 +104,11 @@ func OpenS3(_ context.Context, o S3Options) (*S3, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open S3 bucket: %w", err)
 	}
-	s := &S3{client: client, creds: creds, stall: stall, bucket: o.Bucket, endpoint: client.EndpointURL().String(), put: put}
+	s := &S3{client: client, creds: creds, bucket: o.Bucket, endpoint: client.EndpointURL().String(), put: put}
+	s.pace.init(o.Patience)
+	if s.limited = o.Limited; s.limited == nil {
+		s.limited = func(string) {}
+	}
 	if o.Prefix != "" {
 		s.prefix = o.Prefix + "/"
 	}

@@ -59,6 +59,9 @@ func (s *S3) conditions(ctx context.Context, key string) (abilities, error) {
 		return can, err
 	}
 	c.can, c.known = can, true
+	if !can.create {
+		s.limited(limitConditions)
+	}
 	return can, nil
 }
 
@@ -114,12 +117,36 @@ func (s *S3) CheckWrite(ctx context.Context) error {
 	if !s.put.special() {
 		return nil
 	}
-	err := s.putProbe(ctx, probeKey, s.put.apply)
-	if notImplemented(err) && s.put.dropTags() {
-		err = s.putProbe(ctx, probeKey, s.put.apply)
+	var tagged bool
+	apply := func(o *minio.PutObjectOptions) {
+		s.put.apply(o)
+		tagged = len(o.UserTags) > 0
+	}
+	err := s.putProbe(ctx, probeKey, apply)
+	if notImplemented(err) && tagged {
+		err = s.putProbe(ctx, probeKey, func(o *minio.PutObjectOptions) {
+			apply(o)
+			o.UserTags = nil
+		})
+		if err == nil {
+			s.dropTags()
+		}
 	}
 	return err
 }
+
+// dropTags goes on without tags, because the store has refused an object with tags and taken it without. Nothing
+// else is ever dropped: who asks for encryption, a lock or a class would rather wait than do without.
+func (s *S3) dropTags() {
+	if s.put.noTags.CompareAndSwap(false, true) {
+		s.limited(limitTags)
+	}
+}
+
+const (
+	limitConditions = "it does not keep to If-None-Match: each upload looks first"
+	limitTags       = "it takes no tags: objects are stored without"
+)
 
 // Limits says in words what the store cannot do, after a first upload or CheckWrite.
 func (s *S3) Limits() []string {
@@ -127,10 +154,10 @@ func (s *S3) Limits() []string {
 	defer s.probed.mu.Unlock()
 	var limits []string
 	if s.probed.known && !s.probed.can.create {
-		limits = append(limits, "it does not keep to If-None-Match: each upload looks first")
+		limits = append(limits, limitConditions)
 	}
 	if s.put.noTags.Load() {
-		limits = append(limits, "it takes no tags: objects are stored without")
+		limits = append(limits, limitTags)
 	}
 	return limits
 }

@@ -82,7 +82,11 @@ func newCredentials(o S3Options, client *http.Client) (*credentials.Credentials,
 		if err := onlyPlace(mode); err != nil {
 			return nil, err
 		}
-		p = &credentials.IAM{Client: client, Region: o.Region}
+		iam := &credentials.IAM{Client: client, Region: o.Region}
+		if mode == "instance-role" {
+			iam.Endpoint = os.Getenv("AWS_EC2_METADATA_SERVICE_ENDPOINT") // as the AWS SDKs have it; IPv6-only nodes need it
+		}
+		p = iam
 	}
 	return credentials.New(&guard{mode: mode, inner: p}), nil
 }

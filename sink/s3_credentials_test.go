@@ -221,6 +221,45 @@ func TestCredentialsFromPodIdentity(t *testing.T) {
 	}
 }
 
+// TestCredentialsFromInstanceRole asks a fake metadata service of the second version. While it
+// does not answer, nothing is sent before there were keys, and the last ones serve afterwards.
+func TestCredentialsFromInstanceRole(t *testing.T) {
+	clearAWS(t)
+	f := newFakeS3(t, nil)
+	away := true
+	imds := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		const roles = "/latest/meta-data/iam/security-credentials/"
+		switch token := r.Header.Get("X-Aws-Ec2-Metadata-Token"); {
+		case away:
+			http.Error(w, "no", http.StatusServiceUnavailable)
+		case r.Method == http.MethodPut && r.URL.Path == "/latest/api/token":
+			fmt.Fprint(w, "a-session")
+		case token != "a-session":
+			http.Error(w, "no", http.StatusUnauthorized)
+		case r.URL.Path == roles:
+			fmt.Fprintln(w, "node-role")
+		case r.URL.Path == roles+"node-role":
+			_ = json.NewEncoder(w).Encode(map[string]any{"Code": "Success", "AccessKeyId": "NODE", "SecretAccessKey": testSecret, "Token": "session", "Expiration": time.Now().Add(time.Hour)})
+		default:
+			http.NotFound(w, r)
+		}
+	}))
+	defer imds.Close()
+	t.Setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", imds.URL)
+	b := f.openWith(t, sink.S3Options{}) // nothing else is configured
+	if _, err := b.Stat(t.Context(), "a"); sink.ClassOf(err) != sink.ClassHold || !strings.Contains(err.Error(), "instance-role") || len(f.requests) != 0 {
+		t.Errorf("without the service: %v, %d requests", err, len(f.requests))
+	}
+	away = false
+	if _, err := b.Stat(t.Context(), "a"); !errors.Is(err, sink.ErrNotFound) || signedBy(f.last()) != "NODE" || f.last().Header.Get("X-Amz-Security-Token") != "session" {
+		t.Errorf("signed by %q, %v", signedBy(f.last()), err)
+	}
+	away = true // the keys live on
+	if _, err := b.Stat(t.Context(), "a"); !errors.Is(err, sink.ErrNotFound) || signedBy(f.last()) != "NODE" {
+		t.Errorf("signed by %q, %v", signedBy(f.last()), err)
+	}
+}
+
 // TestCredentialsOnePlace checks that a place named is the place asked, or an error.
 func TestCredentialsOnePlace(t *testing.T) {
 	clearAWS(t)
@@ -243,5 +282,39 @@ func TestCredentialsOnePlace(t *testing.T) {
 	t.Setenv("AWS_WEB_IDENTITY_TOKEN_FILE", "token")
 	if open("pod-identity") == nil {
 		t.Error("pod-identity where a web identity would be taken: no error")
+	}
+}
+
+// TestCredentialsRefusedHead: a store without conditions is asked with HEAD first, whose refusal says no code. Keys
+// that were replaced are read again then too.
+func TestCredentialsRefusedHead(t *testing.T) {
+	clearAWS(t)
+	valid := "OLD"
+	f := newFakeS3(t, func(w http.ResponseWriter, r *http.Request) bool {
+		switch {
+		case signedBy(r) != valid:
+			refuse(w, http.StatusForbidden, "InvalidAccessKeyId")
+		case r.Header.Get("If-None-Match")+r.Header.Get("If-Match") != "":
+			refuse(w, http.StatusNotImplemented, "NotImplemented")
+		default:
+			return false
+		}
+		return true
+	})
+	dir, when := t.TempDir(), time.Unix(1_700_000_000, 0)
+	o := sink.S3Options{Credentials: "files", AccessKeyIDFile: write(t, filepath.Join(dir, "id"), "OLD"), SecretAccessKeyFile: write(t, filepath.Join(dir, "secret"), testSecret)}
+	_ = os.Chtimes(o.AccessKeyIDFile, when, when)
+	b := f.openWith(t, o)
+	if err := b.Put(t.Context(), "a", strings.NewReader("x")); err != nil {
+		t.Fatal(err)
+	}
+	valid = "NEW"
+	write(t, o.AccessKeyIDFile, "NEW")
+	_ = os.Chtimes(o.AccessKeyIDFile, when, when) // it looks the same
+	if err := b.Put(t.Context(), "b", strings.NewReader("x")); sink.ClassOf(err) != sink.ClassHold || f.last().Method != http.MethodHead {
+		t.Errorf("old key: %v, after %s", err, f.last().Method)
+	}
+	if err := b.Put(t.Context(), "b", strings.NewReader("x")); err != nil {
+		t.Errorf("new key: %v", err)
 	}
 }

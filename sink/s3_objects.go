@@ -43,7 +43,7 @@ type putOptions struct {
 	lockFor  time.Duration
 	tags     map[string]string
 	checksum string
-	noTags   atomic.Bool // the store knows none
+	noTags   atomic.Bool // the store knows none: see dropTags
 }
 
 // newPutOptions checks the options, all of them at once.
@@ -125,7 +125,3 @@ func (p *putOptions) apply(o *minio.PutObjectOptions) {
 
 // special says whether there is anything that a store may refuse.
 func (p *putOptions) special() bool { return p.sse != nil || p.class != "" || len(p.tags) > 0 }
-
-// dropTags goes on without tags, and says whether there were any. Nothing else is ever dropped: who asks
-// for encryption, a lock or a class would rather wait than do without.
-func (p *putOptions) dropTags() bool { return len(p.tags) > 0 && p.noTags.CompareAndSwap(false, true) }

@@ -13,7 +13,6 @@ import (
 	"net/http"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/minio/crc64nvme"
@@ -134,16 +133,23 @@ func (s *S3) store(ctx context.Context, key string, body io.ReadSeeker, replaces
 	} else {
 		err = s.replaceOnly(ctx, key, replaces, can, &o)
 	}
+	var e *StoreError
+	if errors.As(err, &e) && e.Status == http.StatusForbidden {
+		s.creds.Expire() // an answer to HEAD has no body, so it does not say whether the keys are stale
+	}
 	if err != nil {
 		return err
 	}
 	err = s.send(ctx, key, full, body, start, sums, o)
-	var e *StoreError
-	switch {
-	case errors.As(err, &e) && e.Code == "NotImplemented" && s.put.dropTags():
+	if notImplemented(err) && len(o.UserTags) > 0 {
 		if _, serr := body.Seek(start, io.SeekStart); serr == nil {
-			return s.store(ctx, key, body, replaces)
+			o.UserTags = nil
+			if err = s.send(ctx, key, full, body, start, sums, o); err == nil {
+				s.dropTags()
+			}
 		}
+	}
+	switch {
 	case err == nil && !can.known:
 		s.probed.forbidden() // objects may be stored, and the probe may not: so it stays
 	case errors.Is(err, ErrExists) && replaces != "":
@@ -189,20 +195,22 @@ func (s *S3) send(ctx context.Context, key, full string, body io.ReadSeeker, sta
 		content.ReadSeeker = io.NewSectionReader(at, start, sums.size)
 	}
 	var said answer
-	limit := s.pace.limit(sums.size)
+	limit, cuts := s.pace.limit(sums.size)
+	began := time.Now()
 	within, cancel := context.WithTimeout(context.WithValue(ctx, answerKey{}, &said), limit)
 	defer cancel()
 	core := minio.Core{Client: s.client}
 	info, err := core.PutObject(within, s.bucket, full, content, sums.size,
 		base64.StdEncoding.EncodeToString(sums.md5), hex.EncodeToString(sums.sha256), o)
-	s.pace.learn(within.Err() != nil && ctx.Err() == nil)
 	switch {
 	case err == nil:
-		return s.compare(ctx, key, info, sums, content.crc())
+		s.pace.arrived(sums.size, time.Since(began), cuts)
+		return s.compare(ctx, key, full, info, sums, content.crc())
 	case ctx.Err() != nil:
 		return fmt.Errorf("put %s: %w", key, ctx.Err())
 	case within.Err() != nil:
-		err = fmt.Errorf("%d bytes took longer than %s", sums.size, limit)
+		s.pace.cut(cuts)
+		err = fmt.Errorf("%w: %d bytes took longer than %s", errTooSlow, sums.size, limit)
 	}
 	err = s.failed("put", key, err)
 	var e *StoreError
@@ -215,61 +223,50 @@ func (s *S3) send(ctx context.Context, key, full string, body io.ReadSeeker, sta
 	return err
 }
 
-// compare checks what the store answers against what was sent. An ETag is no MD5 where the store
-// encrypts with keys of its own. AWS answers with a CRC-64/NVME that it made itself.
-func (s *S3) compare(ctx context.Context, key string, info minio.UploadInfo, sums digests, crc string) error {
-	other := func(what, got, want string) error {
-		return s.failed("put", key, fmt.Errorf("%w: its %s is %s, ours %s", ErrMismatch, what, got, want))
+// compare checks what the store answers against what was sent. A 200 alone proves nothing, because a proxy in
+// front of a store gives one as well: where no sum in the answer is one of ours, the store is asked what it
+// has. An ETag is no MD5 where the store encrypts with keys of its own. AWS answers with a CRC-64/NVME that it
+// made itself.
+func (s *S3) compare(ctx context.Context, key, full string, info minio.UploadInfo, sums digests, crc string) error {
+	other := func(what string, got, want any) error {
+		return s.failed("put", key, fmt.Errorf("%w: its %s is %v, ours %v", ErrMismatch, what, got, want))
 	}
-	sha := base64.StdEncoding.EncodeToString(sums.sha256)
-	whole := info.ChecksumMode == "" || info.ChecksumMode == "FULL_OBJECT"
-	switch {
-	case whole && info.ChecksumCRC64NVME != "" && crc != "" && info.ChecksumCRC64NVME != crc:
-		return other("CRC-64/NVME", info.ChecksumCRC64NVME, crc)
-	case whole && info.ChecksumSHA256 != "" && info.ChecksumSHA256 != sha:
-		return other("SHA-256", info.ChecksumSHA256, sha)
+	proven := false
+	for _, sum := range [...]struct{ name, got, want string }{
+		{"CRC-64/NVME", info.ChecksumCRC64NVME, crc},
+		{"SHA-256", info.ChecksumSHA256, base64.StdEncoding.EncodeToString(sums.sha256)},
+	} {
+		switch {
+		case sum.got == "" || sum.want == "" || info.ChecksumMode != "" && info.ChecksumMode != "FULL_OBJECT":
+		case sum.got != sum.want:
+			return other(sum.name, sum.got, sum.want)
+		default:
+			proven = true
+		}
 	}
 	want := hex.EncodeToString(sums.md5)
-	if strings.EqualFold(info.ETag, want) || len(info.ETag) != len(want) || !isHex(info.ETag) {
+	otherMD5 := !strings.EqualFold(info.ETag, want) && len(info.ETag) == len(want) && isHex(info.ETag)
+	if strings.EqualFold(info.ETag, want) || proven && !otherMD5 {
 		return nil
 	}
-	now, err := s.client.StatObject(ctx, s.bucket, s.prefix+key, minio.StatObjectOptions{})
-	if err == nil && strings.HasPrefix(now.Metadata.Get("X-Amz-Server-Side-Encryption"), "aws:kms") {
-		return nil
+	now, err := s.client.StatObject(ctx, s.bucket, full, minio.StatObjectOptions{})
+	err = s.failed("stat", key, err)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return s.failed("put", key, fmt.Errorf("%w: it says that it has stored the object, and has none", ErrMismatch))
+	case err != nil:
+		return err
+	case otherMD5 && !strings.HasPrefix(now.Metadata.Get("X-Amz-Server-Side-Encryption"), "aws:kms"):
+		return other("ETag", info.ETag, want)
+	case now.Size != sums.size:
+		return other("size", now.Size, sums.size)
 	}
-	return errors.Join(err, other("ETag", info.ETag, want))
+	return nil
 }
 
 func isHex(s string) bool {
 	_, err := hex.DecodeString(s)
 	return err == nil
-}
-
-// pace is how slow an upload may be before it is cut: one that trickles holds its place and its file
-// for hours. After a cut less is asked for, so that a slow line brings a large object up in the end.
-type pace struct{ halvings atomic.Int32 }
-
-const (
-	// firstPace is 128 KiB/s: 64 MiB within nine minutes.
-	firstPace = 128 << 10
-	// maxHalvings leaves 512 B/s.
-	maxHalvings = 8
-	// paceGrace is what a request may take beside its bytes.
-	paceGrace = 30 * time.Second
-)
-
-func (p *pace) limit(size int64) time.Duration {
-	return paceGrace + time.Duration(size)*time.Second/time.Duration(firstPace>>p.halvings.Load())
-}
-
-func (p *pace) learn(tooSlow bool) {
-	n := p.halvings.Load()
-	switch {
-	case tooSlow && n < maxHalvings:
-		p.halvings.CompareAndSwap(n, n+1)
-	case !tooSlow && n > 0:
-		p.halvings.CompareAndSwap(n, n-1)
-	}
 }
 
 // notImplemented says whether the store knows no such header.

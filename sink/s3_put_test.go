@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -137,6 +139,44 @@ func TestS3Options(t *testing.T) {
 	}
 }
 
+// TestS3Tags: tags are dropped for good only where an object is taken without them, and that is told.
+func TestS3Tags(t *testing.T) {
+	s := s3test.New(t)
+	var told []string
+	o := sink.S3Options{Endpoint: s.URL, Bucket: "logs", Credentials: "env", Objects: sink.ObjectOptions{Tags: map[string]string{"team": "shop"}}}
+	o.Limited = func(limit string) { told = append(told, limit) }
+	t.Setenv("AWS_ACCESS_KEY_ID", s3test.AccessKey)
+	t.Setenv("AWS_SECRET_ACCESS_KEY", s3test.SecretKey)
+	b, err := sink.OpenS3(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Change(func(s *s3test.Server) {
+		s.Script = func(w http.ResponseWriter, r *http.Request, _ []byte, _ int) bool { // a proxy that is not set up yet
+			if r.URL.Path == "/logs/a" {
+				s3test.Refuse(w, http.StatusNotImplemented, "NotImplemented")
+			}
+			return r.URL.Path == "/logs/a"
+		}
+	})
+	if err := b.Put(t.Context(), "a", strings.NewReader("x")); sink.ClassOf(err) != sink.ClassHold {
+		t.Errorf("a store that takes nothing: %v", err)
+	}
+	s.Change(func(s *s3test.Server) { s.Script = nil })
+	if err := b.Put(t.Context(), "a", strings.NewReader("x")); err != nil || s.Header("a").Get("X-Amz-Tagging") != "team=shop" || len(told) > 0 {
+		t.Errorf("afterwards: %v, %v, told %q", err, s.Header("a"), told)
+	}
+	s.Change(func(s *s3test.Server) { s.NoTags = true })
+	for _, key := range []string{"b", "c"} {
+		if err := b.Put(t.Context(), key, strings.NewReader("x")); err != nil || s.Header(key).Get("X-Amz-Tagging") != "" {
+			t.Errorf("a store without tags: %v, %v", err, s.Header(key))
+		}
+	}
+	if len(told) != 1 || !strings.Contains(told[0], "tags") {
+		t.Errorf("told %q", told)
+	}
+}
+
 // TestS3CheckWrite shows at the start what an upload would meet.
 func TestS3CheckWrite(t *testing.T) {
 	s := s3test.New(t)
@@ -183,15 +223,18 @@ func TestS3RetryAfter(t *testing.T) {
 			t.Errorf("%q: %s, %v", header, sink.RetryAfter(err), err)
 		}
 	}
-	s := s3test.New(t)
-	s.Script = func(w http.ResponseWriter, _ *http.Request, _ []byte, _ int) bool {
-		w.Header().Set("Date", time.Now().Add(20*time.Minute).UTC().Format(http.TimeFormat))
-		s3test.Refuse(w, http.StatusForbidden, "RequestTimeTooSkewed")
-		return true
-	}
-	err := s.Bucket(sink.ObjectOptions{}).Put(t.Context(), "a", strings.NewReader("x"))
-	if hint := sink.Hint(err); !strings.Contains(hint, "m") || !strings.Contains(hint, "behind the store's") || !strings.Contains(hint, "20m0s") && !strings.Contains(hint, "19m59s") {
-		t.Errorf("hint %q", hint)
+	for ahead, want := range map[time.Duration]string{20 * time.Minute: "behind the store's", -20 * time.Minute: "ahead of the store's"} {
+		s := s3test.New(t)
+		s.Script = func(w http.ResponseWriter, _ *http.Request, _ []byte, _ int) bool {
+			w.Header().Set("Date", time.Now().Add(ahead).UTC().Format(http.TimeFormat))
+			s3test.Refuse(w, http.StatusForbidden, "RequestTimeTooSkewed")
+			return true
+		}
+		err := s.Bucket(sink.ObjectOptions{}).Put(t.Context(), "a", strings.NewReader("x"))
+		hint := sink.Hint(err)
+		if !strings.Contains(hint, want) || !strings.Contains(hint, "20m") && !strings.Contains(hint, "19m59s") || sink.ClassOf(err) != sink.ClassHold {
+			t.Errorf("a store that is %s ahead: hint %q", ahead, hint)
+		}
 	}
 }
 
@@ -260,6 +303,41 @@ func TestS3Race(t *testing.T) {
 func TestS3TooSlow(t *testing.T) {
 	if first, second := sink.UploadLimit(64<<20, 0), sink.UploadLimit(64<<20, 1); first != 30*time.Second+512*time.Second || second != 30*time.Second+1024*time.Second {
 		t.Errorf("64 MiB may take %s, then %s", first, second)
+	}
+	var slow atomic.Int64
+	f := newFakeS3(t, func(_ http.ResponseWriter, r *http.Request) bool {
+		if strings.HasPrefix(r.URL.Path, "/logs/large") {
+			<-time.After(time.Duration(slow.Load())) // bytes go on into buffers on the way
+		}
+		return false
+	})
+	b := f.impatient(t, sink.Patience{Pace: 4 << 20, Grace: 200 * time.Millisecond})
+	body := strings.NewReader(strings.Repeat("x", 4<<20)) // 1.2 s, then 2.2 s
+	put := func() error {
+		_, _ = body.Seek(0, io.SeekStart)
+		n := f.count(http.MethodPut)
+		err := b.Put(t.Context(), fmt.Sprint("large", n), body)
+		if err := b.Put(t.Context(), fmt.Sprint("small", n), strings.NewReader("x")); err != nil {
+			t.Errorf("a small object: %v", err)
+		}
+		return err
+	}
+	for i, test := range []struct {
+		slow time.Duration
+		cut  bool
+	}{
+		{1400 * time.Millisecond, true},
+		{1400 * time.Millisecond, false}, // with more time
+		{0, false},                       // this one shows that the line is fast
+		{1400 * time.Millisecond, true},
+	} {
+		slow.Store(int64(test.slow))
+		switch err := put(); {
+		case !test.cut && err != nil:
+			t.Errorf("%d: %v", i, err)
+		case test.cut && (sink.ClassOf(err) != sink.ClassSlow || !strings.Contains(err.Error(), "4194304 bytes took longer than 1.2s")):
+			t.Errorf("%d: got %v, want a cut", i, err)
+		}
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"strconv"
-	"sync/atomic"
 	"time"
 )
 
@@ -22,18 +21,12 @@ var errStalled = errors.New("stalled")
 // store: somebody may read half an answer, think for an hour, and read on.
 type stallGuard struct {
 	next  http.RoundTripper
-	limit atomic.Int64 // nanoseconds
-}
-
-func newStallGuard(next http.RoundTripper) *stallGuard {
-	g := &stallGuard{next: next}
-	g.limit.Store(int64(stallTimeout))
-	return g
+	limit time.Duration
 }
 
 // RoundTrip implements http.RoundTripper.
 func (g *stallGuard) RoundTrip(req *http.Request) (*http.Response, error) {
-	limit := time.Duration(g.limit.Load())
+	limit := g.limit
 	ctx, cancel := context.WithCancelCause(req.Context())
 	t := &stallTimer{ctx: ctx, cancel: cancel, limit: limit}
 	t.Timer = time.AfterFunc(limit, func() { cancel(fmt.Errorf("%w: no byte moved for %s", errStalled, limit)) })

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os/exec"
 	"strconv"
 	"strings"
 	"time"
@@ -24,6 +25,8 @@ import (
 type cluster struct {
 	*kubetest.Server
 	pods map[string]*pod
+
+	terminated *exec.Cmd // the last one
 }
 
 type pod struct {
@@ -59,6 +62,14 @@ func (c *cluster) add(ts *testscript.TestScript, args []string) {
 // print NAMESPACE NAME LINE... adds lines to a pod's log.
 func (c *cluster) print(args []string) {
 	c.pods[args[0]+"/"+args[1]].log.Print(time.Now(), strings.Join(args[2:], "\n")+"\n")
+}
+
+// delete NAMESPACE NAME marks a pod as deleted; its container goes on until exit.
+func (c *cluster) delete(args []string) {
+	p := c.pods[args[0]+"/"+args[1]]
+	now := metav1.Now()
+	p.DeletionTimestamp = &now
+	c.SetPod(p.Pod)
 }
 
 // exit NAMESPACE NAME CODE [quietly] ends a pod's container; quietly, so that no watch shows it.

@@ -70,6 +70,7 @@ func (c *captureFlags) open(ctx context.Context, spool string, log *slog.Logger)
 		return o, nil, err
 	}
 	o.Kube, o.Cluster, o.DefaultNamespace = target.config, target.cluster, target.namespace
+	c.sink.s3.Limited = func(limit string) { log.Warn("the store cannot do everything", "limit", limit) }
 	if o.Bucket, err = c.sink.open(ctx); err != nil {
 		return o, nil, err
 	}
@@ -187,10 +188,7 @@ func checkBucket(ctx context.Context, b sink.Bucket, log *slog.Logger) {
 	}
 	within, cancel := context.WithTimeout(ctx, checkPatience)
 	defer cancel()
-	limits, err := tryStore(within, s)
-	for _, limit := range limits {
-		log.Warn("the store cannot do everything", "limit", limit)
-	}
+	_, err := tryStore(within, s)
 	if err != nil && ctx.Err() == nil {
 		log.Warn("cannot use the bucket yet, will go on trying; the spool keeps everything", "err", err, "fix", sink.Hint(err))
 	}

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -65,28 +66,31 @@ func kubeconfig(server string) clientcmdapi.Config {
 
 func commands(t *testing.T) map[string]func(*testscript.TestScript, bool, []string) {
 	return map[string]func(*testscript.TestScript, bool, []string){
-		"exits":    exits,
-		"sample":   func(ts *testscript.TestScript, _ bool, args []string) { ts.Check(writeSample(ts.MkAbs(args[0]))) },
-		"pod":      func(ts *testscript.TestScript, _ bool, args []string) { clusterOf(ts).add(ts, args) },
-		"print":    func(ts *testscript.TestScript, _ bool, args []string) { clusterOf(ts).print(args) },
-		"exit":     func(ts *testscript.TestScript, _ bool, args []string) { clusterOf(ts).exit(ts, args) },
-		"deny":     func(ts *testscript.TestScript, _ bool, args []string) { clusterOf(ts).Deny(args[0], args[1], true) },
-		"allow":    func(ts *testscript.TestScript, _ bool, args []string) { clusterOf(ts).Deny(args[0], args[1], false) },
-		"await":    await,
-		"spooled":  spooled,
-		"freeport": freePort,
-		"fetch":    fetch,
-		"post":     post,
-		"event":    event,
-		"receive":  func(ts *testscript.TestScript, _ bool, args []string) { receive(t, ts, args) },
-		"told":     told,
-		"remove":   func(ts *testscript.TestScript, _ bool, args []string) { clusterOf(ts).remove(args) },
-		"until":    until,
-		"hangup":   hangup,
-		"badstore": func(ts *testscript.TestScript, _ bool, args []string) { badStore(t, ts, args) },
-		"plain":    plain,
-		"flip":     flip,
-		"age":      age,
+		"exits":     exits,
+		"exited":    exited,
+		"terminate": terminate,
+		"sample":    func(ts *testscript.TestScript, _ bool, args []string) { ts.Check(writeSample(ts.MkAbs(args[0]))) },
+		"pod":       func(ts *testscript.TestScript, _ bool, args []string) { clusterOf(ts).add(ts, args) },
+		"print":     func(ts *testscript.TestScript, _ bool, args []string) { clusterOf(ts).print(args) },
+		"delete":    func(ts *testscript.TestScript, _ bool, args []string) { clusterOf(ts).delete(args) },
+		"exit":      func(ts *testscript.TestScript, _ bool, args []string) { clusterOf(ts).exit(ts, args) },
+		"deny":      func(ts *testscript.TestScript, _ bool, args []string) { clusterOf(ts).Deny(args[0], args[1], true) },
+		"allow":     func(ts *testscript.TestScript, _ bool, args []string) { clusterOf(ts).Deny(args[0], args[1], false) },
+		"await":     await,
+		"spooled":   spooled,
+		"freeport":  freePort,
+		"fetch":     fetch,
+		"post":      post,
+		"event":     event,
+		"until":     until,
+		"hangup":    hangup,
+		"badstore":  func(ts *testscript.TestScript, _ bool, args []string) { badStore(t, ts, args) },
+		"plain":     plain,
+		"flip":      flip,
+		"age":       age,
+		"receive":   func(ts *testscript.TestScript, _ bool, args []string) { receive(t, ts, args) },
+		"told":      told,
+		"remove":    func(ts *testscript.TestScript, _ bool, args []string) { clusterOf(ts).remove(args) },
 	}
 }
 
@@ -102,6 +106,25 @@ func exits(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Fatalf("%v", err)
 	}
 	if strconv.Itoa(code) != args[0] {
+		ts.Fatalf("exit code %d, want %s", code, args[0])
+	}
+}
+
+// terminate WORD sends SIGTERM to the command in the background that has this word.
+func terminate(ts *testscript.TestScript, _ bool, args []string) {
+	for _, cmd := range ts.BackgroundCmds() {
+		if slices.Contains(cmd.Args, args[0]) {
+			clusterOf(ts).terminated = cmd
+			ts.Check(cmd.Process.Signal(syscall.SIGTERM))
+			return
+		}
+	}
+	ts.Fatalf("%s does not run", args[0])
+}
+
+// exited CODE checks how the command that was terminated last has ended. It comes after wait.
+func exited(ts *testscript.TestScript, _ bool, args []string) {
+	if code := clusterOf(ts).terminated.ProcessState.ExitCode(); strconv.Itoa(code) != args[0] {
 		ts.Fatalf("exit code %d, want %s", code, args[0])
 	}
 }

@@ -64,7 +64,7 @@ type Sink struct {
 // S3 is a bucket.
 type S3 struct {
 	Bucket              string            `key:"bucket" required:"yes" env:"yes" check:"bucket" example:"my-logs" doc:"The bucket's name."`
-	Prefix              string            `key:"prefix" env:"yes" check:"prefix" example:"clusters/prod" doc:"What every key begins with."`
+	Prefix              string            `key:"prefix" env:"yes" check:"prefix" example:"clusters/prod" doc:"What every key begins with. Nothing is ever deleted here: how long logs are kept is for rules of the bucket's lifecycle to say, each for a prefix such as clusters/prod/cluster=prod/namespace=shop/. deploy/README.md has an example."`
 	Endpoint            string            `key:"endpoint" env:"yes" flag:"s3-endpoint" check:"endpoint" example:"https://minio.example:9000" doc:"The store's URL. Without it AWS. http:// switches TLS off."`
 	Region              string            `key:"region" env:"yes" flag:"s3-region" check:"word" example:"eu-west-1" doc:"The bucket's region. Without it us-east-1, which most other stores take."`
 	PathStyle           string            `key:"pathStyle" flag:"s3-path-style" enum:"auto,on,off" default:"auto" doc:"Whether the bucket stands in the URL's path instead of its host."`
@@ -76,7 +76,7 @@ type S3 struct {
 	SSE                 *SSE              `key:"sse" doc:"Encryption by the store. Without it the bucket's own default."`
 	StorageClass        string            `key:"storageClass" check:"storageClass" example:"STANDARD_IA" doc:"The objects' storage class. Most classes but STANDARD bill at least 128 KiB for each object, and most logs are smaller."`
 	ObjectLock          *ObjectLock       `key:"objectLock" doc:"How long no object may be deleted or changed. The bucket must have object lock enabled."`
-	Tags                map[string]string `key:"tags" check:"tags" doc:"Tags of every object, 10 at most."`
+	Tags                map[string]string `key:"tags" check:"tags" doc:"Tags of every object, 10 at most. A rule of the bucket's lifecycle can filter by them."`
 	Checksum            string            `key:"checksum" enum:"sha256,crc64nvme" doc:"A checksum that the store keeps beside each object; not every store knows it. MD5 and the signed SHA-256 are always sent."`
 }
 

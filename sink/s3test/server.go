@@ -101,13 +101,16 @@ func (s *Server) Bucket(o sink.ObjectOptions) *sink.S3 {
 	return b
 }
 
-// Open opens the bucket of a server that may be in another process.
-func Open(t testing.TB, endpoint string, o sink.ObjectOptions) (*sink.S3, error) {
+// Open opens the bucket of a server that may be in another process, with patience if some is given.
+func Open(t testing.TB, endpoint string, o sink.ObjectOptions, patience ...sink.Patience) (*sink.S3, error) {
 	t.Helper()
 	dir := t.TempDir()
 	so := sink.S3Options{
 		Endpoint: endpoint, Bucket: "logs", Credentials: "files", Objects: o,
 		AccessKeyIDFile: filepath.Join(dir, "id"), SecretAccessKeyFile: filepath.Join(dir, "secret"),
+	}
+	for _, p := range patience {
+		so.Patience = p
 	}
 	for file, text := range map[string]string{so.AccessKeyIDFile: AccessKey, so.SecretAccessKeyFile: SecretKey} {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
