@@ -67,6 +67,9 @@ func (c *capture) snapshot(ctx context.Context) {
 		c.discard()
 		return
 	}
+	if c.parked(c.snapshot) {
+		return
+	}
 	c.takeUp(ctx)
 	c.asked = slotCurrent
 	var req podlog.Request
