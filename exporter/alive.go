@@ -3,7 +3,6 @@ package exporter
 import (
 	"context"
 	"errors"
-	"slices"
 	"sync"
 	"time"
 
@@ -173,27 +172,6 @@ func (e *Exporter) found(ctx context.Context, r *run) (bool, error) {
 		for _, b := range []interface {
 			Stat(context.Context, string) (sink.Object, error)
 		}{e.spool, e.bucket} {
-			switch _, err := b.Stat(ctx, key.Record()); {
-			case err == nil:
-				return true, nil
-			case !errors.Is(err, sink.ErrNotFound):
-				return false, err
-			}
-		}
-	}
-	return false, nil
-}
-
-// foundSince searches the archive for a record of a run whose end nobody knows: that of a container which the
-// kubelet has lost sight of. Without a log its record lies on the day on which it was made.
-func (e *Exporter) foundSince(ctx context.Context, r *run, from time.Time) (bool, error) {
-	key := e.keyOf(r)
-	for _, b := range []sink.Bucket{e.spool, e.bucket} {
-		days, err := daysSince(ctx, b, key, from)
-		if err != nil {
-			return false, err
-		}
-		for _, key.Date = range slices.Backward(days) {
 			switch _, err := b.Stat(ctx, key.Record()); {
 			case err == nil:
 				return true, nil

@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -188,42 +186,6 @@ func TestContainerStatusUnknown(t *testing.T) {
 	rec := w.await(1)[0]
 	if *rec.State.ExitCode != 137 || rec.Container.ContainerID != c.ID(0) || rec.Lines != 1 {
 		t.Errorf("record %+v", rec)
-	}
-}
-
-// Nobody knows when such a container ended, so its record lies on the day on which it was made, and no later
-// start or export makes another one.
-func TestContainerStatusUnknownOnAnotherDay(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	pod, c := w.pod("unknown")
-	pod.CreationTimestamp = metav1.NewTime(time.Now().AddDate(0, 0, -40).Truncate(time.Second))
-	c.Exit()
-	c.Remove()
-	pod.Status.Reason = "Evicted" // so that the kubelet is believed
-	pod.Status.ContainerStatuses[0].State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 137, Reason: "ContainerStatusUnknown"}}
-	w.kube.SetPod(pod)
-	w.start(nil)
-	w.await(1)
-	w.stop()
-	days := filepath.Join(w.bucket.Path(), "cluster=test", "namespace=shop")
-	today, err := filepath.Glob(filepath.Join(days, "date=*"))
-	if err != nil || len(today) != 1 {
-		t.Fatal(today, err)
-	}
-	if err := os.Rename(today[0], filepath.Join(days, "date="+time.Now().UTC().AddDate(0, 0, -35).Format(time.DateOnly))); err != nil {
-		t.Fatal(err)
-	}
-	w.start(nil)
-	<-time.After(2500 * time.Millisecond)
-	w.stop()
-	e := w.exporter(nil)
-	defer e.Close() //nolint:errcheck // the test is over
-	if err := e.Export(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if n := len(w.records()); n != 1 || e.Progress().Already != 1 {
-		t.Errorf("%d records, progress %+v", n, e.Progress())
 	}
 }
 

@@ -21,7 +21,6 @@ type podInfo struct {
 	version         string
 	labels          []string // key, value, key, value …
 	owners          []bundle.Owner
-	created         time.Time
 	deletion        *time.Time
 	node, hostIP    string
 	account         string // the service account
@@ -34,7 +33,7 @@ type podInfo struct {
 
 func infoOf(pod *corev1.Pod) *podInfo {
 	p := &podInfo{
-		namespace: shared(pod.Namespace), name: pod.Name, uid: pod.UID, version: pod.ResourceVersion, created: pod.CreationTimestamp.Time,
+		namespace: shared(pod.Namespace), name: pod.Name, uid: pod.UID, version: pod.ResourceVersion,
 		labels: flat(pod.Labels), node: shared(pod.Spec.NodeName), hostIP: shared(pod.Status.HostIP), account: shared(pod.Spec.ServiceAccountName),
 		staticUID: pod.Annotations["kubernetes.io/config.hash"],
 		phase:     corev1.PodPhase(shared(string(pod.Status.Phase))), reason: pod.Status.Reason, message: pod.Status.Message, runs: views(pod),

@@ -299,10 +299,8 @@ func (c *capture) recorded(ctx context.Context, m moment) (bool, error) {
 		return false, nil
 	case m.podGone && m.remembered:
 		return c.e.found(ctx, c.run)
-	case !c.run.firstSeenDead || m.term == nil:
+	case !c.run.firstSeenDead || m.term == nil || m.term.FinishedAt.IsZero():
 		return false, nil
-	case m.term.FinishedAt.IsZero(): // its record may lie on any day, and there is hardly a log that could vanish
-		return c.e.foundSince(ctx, c.run, m.pod.created)
 	}
 	key, err := bundle.KeyOf(c.record(m, false))
 	if err != nil {

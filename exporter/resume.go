@@ -79,7 +79,7 @@ func snapshotTime(key string) time.Time {
 // lastSnapshot looks for the youngest snapshot of a run in the archive, day by day backwards.
 func (e *Exporter) lastSnapshot(ctx context.Context, r *run) (string, error) {
 	key := e.keyOf(r)
-	days, err := daysSince(ctx, e.bucket, key, r.startedAt)
+	days, err := e.daysSince(ctx, key, r.startedAt)
 	if err != nil {
 		return "", err
 	}
@@ -102,12 +102,12 @@ func (e *Exporter) lastSnapshot(ctx context.Context, r *run) (string, error) {
 }
 
 // daysSince returns the days from a time on, or the one before it, on which a namespace has anything stored.
-func daysSince(ctx context.Context, b sink.Bucket, key bundle.RunKey, from time.Time) (days []string, err error) {
+func (e *Exporter) daysSince(ctx context.Context, key bundle.RunKey, from time.Time) (days []string, err error) {
 	oldest := from.UTC().AddDate(0, 0, -1).Format(time.DateOnly)
 	prefix := bundle.NamespacePrefix(key.Cluster, key.Namespace) + "date="
-	for o, err := range b.List(ctx, prefix, sink.ListOptions{Shallow: true}) {
+	for o, err := range e.bucket.List(ctx, prefix, sink.ListOptions{Shallow: true}) {
 		if err != nil {
-			return nil, fmt.Errorf("list days: %w", err)
+			return nil, fmt.Errorf("look for snapshots: %w", err)
 		}
 		if day := strings.TrimSuffix(strings.TrimPrefix(o.Key, prefix), "/"); day >= oldest {
 			days = append(days, day)
