@@ -159,10 +159,16 @@ func (e *Exporter) probe(ctx context.Context, r *run, wait time.Duration) {
 // firstLook says whether a log has begun, and notes its first line. It takes no longer than a read may be silent:
 // on a node that hangs, those of all its containers would hold the places of all others.
 func (e *Exporter) firstLook(ctx context.Context, r *run) (begun bool) {
+	node := r.now().pod.node
+	if !e.nodes.admit(node, false) {
+		return false
+	}
 	ctx, cancel := context.WithTimeout(ctx, probeTakes)
 	defer cancel()
 	c := &capture{run: r}
+	answered := e.nodes.ask(node)
 	body, err := e.source.Open(ctx, c.request(podlog.Request{LimitBytes: 64}))
+	answered(err)
 	if err != nil {
 		return false
 	}

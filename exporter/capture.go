@@ -215,11 +215,15 @@ func backoff(n int) time.Duration {
 // to say last can be had for a second only, so its log is asked for at short intervals for a while: a
 // kubelet that comes back ends it at once.
 func (c *capture) pause() time.Duration {
+	m := c.run.now()
+	if c.nodeAway {
+		return c.e.nodes.wait(m.pod.node, m.dying)
+	}
 	d := backoff(c.refused)
-	if c.refused <= dyingTries && c.run.now().dying {
+	if c.refused <= dyingTries && m.dying {
 		d = min(d, pollDying)
 	}
-	return d
+	return jittered(d)
 }
 
 func (c *capture) attrs(more ...any) []any {

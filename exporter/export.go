@@ -167,5 +167,8 @@ func (c *capture) lastError() error {
 	if n := len(c.texts); n > 0 {
 		return errors.New(c.texts[n-1])
 	}
+	if c.nodeAway {
+		return errors.New("its node cannot be reached")
+	}
 	return errors.New("gave up")
 }

@@ -105,7 +105,7 @@ var errStopping = errors.New("the exporter stops")
 // Defaults for the limits. A follow costs the node one inotify instance, of which many systems allow
 // 128 per user, and other programs want some; a read costs it CPU for as long as it lasts.
 const (
-	defaultFollows     = 512
+	defaultFollows     = 2048 // a drain of many nodes: each node has a limit of its own, see dyingFollows
 	defaultReads       = 64
 	defaultLiveFollows = 4096
 	defaultNodeFollows = 32
@@ -217,7 +217,7 @@ func New(o Options) (*Exporter, error) {
 	e.exports.Store(chosen)
 	e.undecidable.Interval = time.Minute
 	perNode := orDefault(o.NodeFollows, defaultNodeFollows)
-	e.nodes = &nodes{open: make(map[string]int), live: perNode, most: max(perNode, dyingFollows)}
+	e.nodes = &nodes{open: make(map[string]int), away: make(map[string]*absence), live: perNode, most: max(perNode, dyingFollows)}
 	e.metrics = newMetrics(o.Metrics)
 	e.space, e.directs = newSpace(spool, o, e.metrics), make(chan struct{}, maxDirects)
 	e.tracker = newTracker(e.begin, e.seenAlive, e.hasRecord, e.hasSnapshot)

@@ -55,6 +55,8 @@ func (c *capture) follow(ctx context.Context) {
 	case m.ended():
 		c.ended(ctx)
 		return
+	case c.parked(c.follow):
+		return
 	case c.replaced:
 		c.readBefore(ctx)
 		return
@@ -326,35 +328,5 @@ func (c *capture) poll(ctx context.Context) {
 		c.next(prioLive, time.Now().Add(pollLive), c.follow)
 	default:
 		c.next(prioLive, time.Now().Add(max(backoff(c.refused), pollLive)), c.follow)
-	}
-}
-
-// nodes counts the streams that are open on each node.
-type nodes struct {
-	mu         sync.Mutex
-	open       map[string]int
-	live, most int // how many streams there may be for running pods, and for all
-}
-
-// take asks for a stream on a node. Dying pods may use more of them.
-func (n *nodes) take(node string, dying bool) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	limit := n.live
-	if dying {
-		limit = n.most
-	}
-	if n.open[node] >= limit {
-		return false
-	}
-	n.open[node]++
-	return true
-}
-
-func (n *nodes) give(node string) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.open[node]--; n.open[node] <= 0 {
-		delete(n.open, node)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -49,6 +50,104 @@ func TestNodeLost(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A node is removed from the cluster, and its pods after it: what was not read before is lost with it.
+func TestNodeRemoved(t *testing.T) {
+	t.Parallel()
+	w := newTrapped(t, nil)
+	pod, c := w.pod("removed")
+	c.Print(time.Now(), "before\n")
+	w.kube.SetPod(pod)
+	w.run(nil)
+	w.until("the log was looked at", func() bool { return len(w.kube.Requests("/log?")) > 0 })
+	w.kube.Log("shop", "removed", "app", kubetest.NodeRemoved()(nil))
+	now := metav1.Now()
+	pod.DeletionTimestamp, pod.Status.Phase = &now, corev1.PodFailed
+	w.kube.SetPod(pod)
+	w.until("two tries", func() bool { return len(w.kube.Requests("/log?")) > 2 })
+	if n := len(w.records()); n > 0 {
+		t.Errorf("%d records while the pod is there", n)
+	}
+	w.kube.DeletePod(pod.Namespace, pod.Name)
+	if v := w.await(1)[0].Verdict; v.Head.State != bundle.Lost || v.Head.Cause != bundle.CauseNodeLost || v.Tail.Cause != bundle.CauseNodeLost {
+		t.Errorf("verdict %+v", v)
+	}
+	w.account()
+}
+
+// A node that cannot be reached is asked by one capture at a time, however many of its pods are dying, and
+// holds up no other node. When it is back, every one of them has its stream in time.
+func TestNodeAwayIsAskedByOne(t *testing.T) {
+	t.Parallel()
+	w := newTrapped(t, nil)
+	const pods = 20
+	var mu sync.Mutex
+	away, asking, most, requests := true, 0, 0, 0
+	logs := make(map[string]*kubetest.Container)
+	dying := make(map[string]*corev1.Pod)
+	now := metav1.Now()
+	for i := range pods {
+		pod, c := w.pod("away" + strings.Repeat("x", i))
+		c.Print(now.Time, "one\n")
+		w.kube.Log(pod.Namespace, pod.Name, "app", func(rw http.ResponseWriter, r *http.Request) {
+			mu.Lock()
+			refuse := away
+			asking++
+			requests++
+			most = max(most, asking)
+			mu.Unlock()
+			if refuse {
+				<-time.After(100 * time.Millisecond)
+				kubetest.Unreachable()(nil)(rw, r)
+			}
+			mu.Lock()
+			asking--
+			mu.Unlock()
+			if !refuse {
+				c.Serve(rw, r)
+			}
+		})
+		pod.DeletionTimestamp = &now
+		w.kube.SetPod(pod)
+		logs[pod.Name], dying[pod.Name] = c, pod
+	}
+	w.run(nil)
+	<-time.After(2 * time.Second) // until all of them know
+	mu.Lock()
+	most, requests = 0, 0
+	mu.Unlock()
+	other, c := w.pod("z")
+	c.Print(now.Time, "one\n")
+	other.Spec.NodeName, other.DeletionTimestamp = "another", &now
+	w.kube.SetPod(other)
+	w.until("a stream on another node", func() bool { return c.Following() > 0 })
+	<-time.After(2 * time.Second)
+	mu.Lock()
+	if most != 1 || requests < 3 || requests > 12 {
+		t.Errorf("%d requests to a node that is away, %d at a time", requests, most)
+	}
+	away = false
+	mu.Unlock()
+	back := time.Now()
+	for name, c := range logs {
+		w.until("a stream of "+name, func() bool { return c.Following() > 0 })
+	}
+	if took := time.Since(back); took > 3*time.Second {
+		t.Errorf("it took %s to open streams again", took)
+	}
+	for name, pod := range dying {
+		logs[name].Print(time.Now(), "last\n")
+		logs[name].Exit()
+		exit(pod, 0)
+		w.kube.SetPod(pod)
+	}
+	for _, rec := range w.await(pods) {
+		if rec.Lines != 2 || rec.Verdict.Tail.State != bundle.Proven {
+			t.Errorf("%s: %d lines, verdict %+v", rec.Pod.Name, rec.Lines, rec.Verdict)
+		}
+	}
+	w.account()
 }
 
 // A pod that the kubelet evicts has lost its containers when its status tells of it. The record says

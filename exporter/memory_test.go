@@ -66,7 +66,7 @@ func TestMemoryChild(t *testing.T) {
 	o := Options{
 		Kube:   &rest.Config{Host: os.Getenv(hostVar), TLSClientConfig: rest.TLSClientConfig{CAData: []byte(os.Getenv(caVar))}},
 		Bucket: bucket, Spool: os.Getenv(dirVar) + "/spool", Cluster: "test", Version: "test",
-		Grace: time.Second, Follows: 2000, Log: slog.New(slog.DiscardHandler),
+		Grace: time.Second, Log: slog.New(slog.DiscardHandler),
 	}
 	if mode == "live" || mode == "segments" {
 		o.Capture = CaptureLive

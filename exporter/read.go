@@ -59,6 +59,9 @@ func (c *capture) read(ctx context.Context) {
 			return
 		}
 	}
+	if c.parked(c.read) {
+		return
+	}
 	c.asked = m.slot
 	if c.replaced {
 		c.asked = slotPrevious
@@ -251,7 +254,9 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 	bounded, watched, done := c.watchdog(ctx, req.Follow)
 	defer done()
 	opened := time.Now()
+	answered := c.e.nodes.ask(c.run.now().pod.node)
 	body, err := c.e.source.Open(bounded, c.request(req))
+	answered(err)
 	if err != nil {
 		c.note(method, podlog.Result{}, err)
 		c.refuse(ctx, err)

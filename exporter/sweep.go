@@ -89,6 +89,9 @@ func (c *capture) snapshot(ctx context.Context) {
 		c.discard()
 		return
 	}
+	if c.parked(c.snapshot) {
+		return
+	}
 	if !c.takeUp(ctx) {
 		c.again(c.snapshot)
 		return

@@ -101,7 +101,7 @@ type Spool struct {
 
 // Limits bound what is done at a time.
 type Limits struct {
-	Follows        int      `key:"follows" min:"1" max:"100000" default:"512" doc:"Streams of pods that are being deleted."`
+	Follows        int      `key:"follows" min:"1" max:"100000" default:"2048" doc:"Streams of pods that are being deleted."`
 	Reads          int      `key:"reads" min:"1" max:"100000" default:"64" doc:"Reads of logs of containers that have ended."`
 	LiveFollows    int      `key:"liveFollows" min:"1" max:"1000000" default:"4096" doc:"Streams of running containers on all nodes together."`
 	FollowsPerNode int      `key:"followsPerNode" flag:"follows-per-node" min:"1" max:"10000" default:"32" doc:"Streams of running containers on one node; each takes one inotify instance there. Logs beyond are read every few seconds."`

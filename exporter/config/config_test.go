@@ -88,7 +88,7 @@ func TestDefaults(t *testing.T) {
 	if len(c.Exports) != 1 || e.Name != "all" || e.Capture != "final" || e.Compression != "zstd" || !e.Compiled.Everything() || e.Schedule != nil || e.Redact != nil {
 		t.Errorf("%+v", e)
 	}
-	if c.Sink.Dir != "./kubelogs" || c.Limits.Grace != config.Duration(20*time.Second) || c.Kubelets.ContainerLogMaxSize != 1<<20 || c.Limits.Follows != 512 {
+	if c.Sink.Dir != "./kubelogs" || c.Limits.Grace != config.Duration(20*time.Second) || c.Kubelets.ContainerLogMaxSize != 1<<20 || c.Limits.Follows != 2048 {
 		t.Errorf("%+v", c)
 	}
 	if len(c.Selections()) != 1 || c.Origin("limits.grace").String() != "default" {

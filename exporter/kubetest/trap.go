@@ -56,6 +56,15 @@ func Unreachable() Trap {
 	}
 }
 
+// NodeRemoved is the API server's answer for a pod whose node was removed from the cluster.
+func NodeRemoved() Trap {
+	return func(LogHandler) LogHandler {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			Status(w, http.StatusNotFound, metav1.StatusReasonNotFound, "nodes", `nodes "node" not found`)
+		}
+	}
+}
+
 // EndAfter ends the body cleanly after n bytes, as if that were all: what a kubelet's restart looks like
 // behind the API server. A text may follow, without a newline.
 func EndAfter(n int, text string) Trap {
