@@ -80,6 +80,7 @@ func TestWitnessOfTheNextRun(t *testing.T) {
 	<-time.After(50 * time.Millisecond)
 	c.Exit()
 	exit(pod, 1)
+	pod.Status.ContainerStatuses[0].State.Terminated.FinishedAt.Time = now.Truncate(time.Second)
 	c.Restart()
 	c.Print(now.Add(1200*time.Millisecond), "my successor's\n")
 	restart(pod, c)
