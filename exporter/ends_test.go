@@ -80,9 +80,11 @@ func TestWitnessOfTheNextRun(t *testing.T) {
 	<-time.After(50 * time.Millisecond)
 	c.Exit()
 	exit(pod, 1)
+	pod.Status.ContainerStatuses[0].State.Terminated.FinishedAt.Time = now.Truncate(time.Second)
 	c.Restart()
 	c.Print(now.Add(1200*time.Millisecond), "my successor's\n")
 	restart(pod, c)
+	pod.Status.ContainerStatuses[0].State.Running.StartedAt.Time = now.Add(1200 * time.Millisecond).Truncate(time.Second)
 	w.kube.SetPod(pod)
 	w.want(w.final(0), kubetest.Stamp(now)+" mine\n")
 }

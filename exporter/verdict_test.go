@@ -21,7 +21,8 @@ import (
 // exporter starts anew; what is complete must be what was written, byte for byte. What nothing happened to must be
 // complete, unless its pod was deleted: a busy machine may then be too late to make sure.
 //
-// Two answers in a row that lie in the same way are believed: so an honest one comes after each that lies.
+// Two answers in a row that lie in the same way are believed: so an honest one comes after each that lies. So is a
+// stream that is cut after the container's exit, if the next answer is that the container is gone.
 func TestCompleteIsWhole(t *testing.T) {
 	for name, tt := range map[string]struct {
 		tune   func(*Exporter)
@@ -91,7 +92,8 @@ type life struct {
 	mu     sync.Mutex
 	liar   *rand.Rand // nil if all answers are honest
 	honest bool       // the next answer must be
-	done   []string   // what was done to answers
+	exited bool
+	done   []string // what was done to answers
 }
 
 func (w *world) newLife(r *rand.Rand, name string) *life {
@@ -144,10 +146,13 @@ func (l *life) end() {
 		<-time.After(50 * time.Millisecond)
 	}
 	l.write()
+	l.mu.Lock()
+	l.exited = true
+	l.mu.Unlock()
 	l.c.Exit()
 	exit(l.pod, 0)
 	if deleted {
-		<-time.After(700 * time.Millisecond)
+		<-time.After(1200 * time.Millisecond)
 		l.c.Remove()
 	} else {
 		l.pod.Status.Phase = corev1.PodSucceeded
@@ -186,7 +191,7 @@ func (l *life) check() int {
 func (l *life) serve(rw http.ResponseWriter, r *http.Request) {
 	l.mu.Lock()
 	q := r.URL.Query()
-	lie := l.liar != nil && !l.honest && q.Get("limitBytes") == "" && l.liar.IntN(2) == 0
+	lie := l.liar != nil && !l.honest && q.Get("limitBytes") == "" && !(l.exited && q.Get("follow") == "true") && l.liar.IntN(2) == 0
 	if q.Get("limitBytes") == "" {
 		l.honest = lie
 	}
