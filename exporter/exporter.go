@@ -299,9 +299,7 @@ func (e *Exporter) Run(ctx context.Context) error {
 	if err := e.ship.recover(work); err != nil {
 		return err
 	}
-	if err := e.recall(); err != nil {
-		return err
-	}
+	e.recall()
 	var loops sync.WaitGroup
 	loops.Go(func() { e.queue.run(work) })
 	loops.Go(func() { e.ship.run(work) })
@@ -316,7 +314,10 @@ func (e *Exporter) Run(ctx context.Context) error {
 	e.drain(work, orDefault(e.opts.Grace, defaultGrace))
 	stop()
 	loops.Wait()
-	return e.ledger.close()
+	if err := e.ledger.close(); err != nil {
+		e.log.Warn("cannot note the runs that go on; those that end while no exporter runs may get no record", "err", err)
+	}
+	return nil
 }
 
 // drain waits until every capture that was begun is in the bucket, or the time is over.
