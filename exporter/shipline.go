@@ -51,6 +51,7 @@ type parcel struct {
 	at      time.Time // not to be tried before
 	refused bool
 	err     error // why it was refused last
+	stored  bool  // its record was put into the bucket by this process
 }
 
 const (
