@@ -149,6 +149,7 @@ type Exporter struct {
 	space                    *space
 	outputs                  outputs
 	leftovers                leftovers
+	places                   places
 	snapshots                map[runID]string // the youngest that were in the spool at the start; not changed later
 	directs                  chan struct{}    // has room for each log that is held in memory
 	sample                   *sampler

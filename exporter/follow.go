@@ -131,7 +131,8 @@ func (c *capture) stop(ctx context.Context) {
 	}
 	m := c.run.now()
 	c.running = !m.ended() && !m.dying
-	if c.running && c.undecided { // nothing of it is archived before it is known to be wanted
+	goesOn := m.dying && !m.ended() && !c.e.once && c.out.draft != nil // and the next process may see its end
+	if c.running && c.undecided || goesOn {                            // nothing of the undecided is archived before it is known to be wanted
 		c.out.leave()
 		c.held = held{}
 		c.closed()

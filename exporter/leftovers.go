@@ -63,11 +63,11 @@ func (l *leftovers) ids() []runID {
 	return ids
 }
 
-// drop throws away what an earlier process had read of a run that has its record.
-func (l *leftovers) drop(id runID, spool *sink.Dir) {
-	for _, left := range l.take(id) {
-		_ = left.remove(spool) // what stays is found again
-	}
+// has says whether there are any of a run.
+func (l *leftovers) has(id runID) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.m[id]) > 0
 }
 
 // remove removes a leftover's files.
@@ -109,7 +109,7 @@ func (s *shipper) takeDrafts(f *found) error {
 			}
 		}
 		slices.Sort(left.logs)
-		if _, recorded := f.recorded[idOf(rec)]; recorded {
+		if at, recorded := f.recorded[idOf(rec)]; recorded && !d.Began().After(at) { // it is what the record was made of
 			if err := left.remove(s.e.spool); err != nil {
 				s.e.log.Warn("cannot clean the spool; the next start does", "err", err)
 			}

@@ -78,8 +78,11 @@ func (s *shipper) dispatch(ctx context.Context) time.Duration {
 			return s.line.wait(now)
 		}
 		began := now
+		p.again = false // what is there by now is taken
 		s.tasks.Go(func() {
+			release := s.e.places.hold(p.key)
 			err := s.one(ctx, p.key)
+			release()
 			if ctx.Err() == nil {
 				s.done(p, began, err)
 			}
@@ -403,8 +406,7 @@ func (s *shipper) putRecord(ctx context.Context, key string, rec *bundle.Record,
 	return nil
 }
 
-// better says whether our record tells of more than the one that is stored. Complete beats incomplete,
-// because it was proven; then the longer log wins; of equals the one that came first stays.
+// better says whether our record tells of more than the one that is stored.
 func (s *shipper) better(ctx context.Context, key string, ours *bundle.Record, data []byte) (old sink.Object, better bool, err error) {
 	if old, err = s.e.bucket.Stat(ctx, key); err != nil {
 		return old, false, err
@@ -423,11 +425,5 @@ func (s *shipper) better(ctx context.Context, key string, ours *bundle.Record, d
 	if err != nil {
 		return old, false, fmt.Errorf("compare %s: %w by what this program cannot read: %w", key, errRefused, err)
 	}
-	switch {
-	case theirs.RawSHA256 == ours.RawSHA256:
-		return old, false, nil
-	case theirs.Verdict.Complete != ours.Verdict.Complete:
-		return old, ours.Verdict.Complete, nil
-	}
-	return old, ours.RawBytes > theirs.RawBytes, nil
+	return old, fuller(ours, theirs), nil
 }

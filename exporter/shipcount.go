@@ -1,6 +1,10 @@
 package exporter
 
-import "github.com/kubelogexporter/kubelogexporter/sink/bundle"
+import (
+	"time"
+
+	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
+)
 
 // add takes a committed capture, by its record's key.
 func (s *shipper) add(key string, rec *bundle.Record) { s.take(key, storedSize(rec)) }
@@ -17,7 +21,8 @@ func storedSize(rec *bundle.Record) (size int64) {
 func (s *shipper) take(key string, size int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.known[key] != nil {
+	if p := s.known[key]; p != nil {
+		p.again = true
 		if s.counts(key) {
 			s.e.metrics.already.Inc() // it was handed over before, and is not shipped yet
 		}
@@ -44,7 +49,12 @@ func (s *shipper) counts(key string) bool {
 func (s *shipper) leave(p *parcel) {
 	m := s.e.metrics
 	if p.refused {
+		p.refused = false
 		m.refused.Dec()
+	}
+	if p.again {
+		s.line.later(p, time.Now())
+		return
 	}
 	delete(s.known, p.key)
 	if s.counts(p.key) {

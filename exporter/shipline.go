@@ -52,6 +52,7 @@ type parcel struct {
 	refused bool
 	err     error // why it was refused last
 	stored  bool  // its record was put into the bucket by this process
+	again   bool  // it was handed over once more: there may be another record by now
 }
 
 const (
