@@ -131,7 +131,8 @@ func killed(t *testing.T, mode string, kills, pods int) {
 }
 
 // TestMemoryOfStoreAway is fault test 15 in part: ten thousand pods end while the store is away. What is held
-// in memory stays small, capture goes on, and the spool is shipped at 200 objects a second or more afterwards.
+// in memory stays small, capture goes on, and the spool is shipped at 200 objects a second or more afterwards,
+// by a process that has found it full.
 func TestMemoryOfStoreAway(t *testing.T) {
 	needMemoryTests(t)
 	pods := 2000
@@ -170,6 +171,15 @@ func TestMemoryOfStoreAway(t *testing.T) {
 	}
 	c.until("every run is in the spool", 20*time.Minute, func() bool { return spooled() == pods })
 	t.Logf("%d runs captured in %v while the store was away; %d requests to it", pods, time.Since(start).Round(time.Second), len(store.Times()))
+	c.below(limit)
+	c.killed = true
+	_ = c.cmd.Process.Kill()
+	_, _ = c.cmd.Process.Wait()
+	c = startChildIn(t, "run", kube, dir, store.URL)
+	again := time.Now()
+	c.awaitReady(time.Minute)
+	t.Logf("ready after %v with %d captures in the spool", time.Since(again).Round(10*time.Millisecond), spooled())
+	c.below(limit)
 	store.Change(func(s *s3test.Server) { s.Script = nil })
 	c.until("uploads go on", 2*time.Minute, func() bool { return len(store.Objects()) > 0 })
 	back := time.Now()
