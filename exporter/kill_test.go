@@ -150,8 +150,9 @@ func TestMemoryOfStoreAway(t *testing.T) {
 		all[i] = realisticPod(i, fmt.Sprintf("node-%d", i%100))
 		at := kubetest.Stamp(time.Now())
 		kube.Log(all[i].Namespace, all[i].Name, "app", func(w http.ResponseWriter, _ *http.Request) {
+			words := rand.New(rand.NewPCG(1, uint64(i))) //nolint:gosec // the same ones for each reader
 			for n := range 20 {
-				_, _ = fmt.Fprintf(w, "%s line %d of pod %d, which says something of %x\n", at, n, i, rand.Uint64())
+				_, _ = fmt.Fprintf(w, "%s line %d of pod %d, which says something of %x\n", at, n, i, words.Uint64())
 			}
 		})
 		kube.SetPod(all[i])
