@@ -135,6 +135,8 @@ func TestSpooledPartially(t *testing.T) {
 			w.start(func(o *Options) { o.Bucket, o.Metrics = s, w.metrics })
 			if more {
 				w.until("it is replaced", func() bool { return strings.Contains(w.said(), "replaced a spooled record") })
+			} else {
+				w.until("it was asked for", func() bool { return w.kube.Traps() == 0 })
 			}
 			back()
 			rec := w.await(1)[0]

@@ -94,7 +94,7 @@ func (s *shipping) setAside() (files []string) {
 // TestRecoverLarge: a start on a full spool holds little of each record.
 func TestRecoverLarge(t *testing.T) {
 	s := newShipping(t, nil)
-	const records, size = 200, 256 << 10
+	const records, size = 100, 64 << 10
 	for i := range records {
 		rec := s.record(i)
 		rec.PodObject = json.RawMessage(`"` + strings.Repeat("x", size) + `"`)
