@@ -22,11 +22,12 @@ func (e *Exporter) stopping() bool {
 	}
 }
 
-// recall takes up the ledger that an earlier process has left.
-func (e *Exporter) recall() error {
+// recall takes up the ledger that an earlier process has left. One that cannot be read or written is no
+// reason not to capture, nor to keep from the bucket what is spooled.
+func (e *Exporter) recall() {
 	l, entries, written, err := openLedger(e.opts.Spool)
 	if err != nil {
-		return err
+		e.log.Warn("cannot use the ledger of the runs that go on as it should be; those that end while no exporter runs may get no record", "err", err)
 	}
 	e.ledger, e.known = l, written
 	for _, entry := range entries {
@@ -37,7 +38,6 @@ func (e *Exporter) recall() error {
 		e.tracker.rememberCount(&podInfo{namespace: c.Namespace, name: c.Pod, uid: c.UID}, c.Container, c.RestartCount)
 	})
 	e.tracker.dropped = e.podGone
-	return nil
 }
 
 // seenAlive is the tracker's word that a run was first seen alive.

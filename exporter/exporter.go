@@ -154,6 +154,7 @@ type Exporter struct {
 	space                    *space
 	outputs                  outputs
 	leftovers                leftovers
+	places                   places
 	snapshots                map[runID]string // the youngest that were in the spool at the start; not changed later
 	directs                  chan struct{}    // has room for each log that is held in memory
 	sample                   *sampler
@@ -316,9 +317,7 @@ func (e *Exporter) Run(ctx context.Context) error {
 	if err := e.ship.recover(work); err != nil {
 		return err
 	}
-	if err := e.recall(); err != nil {
-		return err
-	}
+	e.recall()
 	var loops sync.WaitGroup
 	loops.Go(func() { e.queue.run(work) })
 	loops.Go(func() { e.ship.run(work) })
@@ -334,7 +333,10 @@ func (e *Exporter) Run(ctx context.Context) error {
 	stop()
 	loops.Wait()
 	e.outputs.flushAll() // what no capture could finish is left for the next process
-	return e.ledger.close()
+	if err := e.ledger.close(); err != nil {
+		e.log.Warn("cannot note the runs that go on; those that end while no exporter runs may get no record", "err", err)
+	}
+	return nil
 }
 
 // drain waits until every capture that was begun is in the bucket, or the time is over.

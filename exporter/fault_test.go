@@ -352,9 +352,18 @@ func TestFaultRestarts(t *testing.T) {
 	once(t, server)
 }
 
-// TestFaultGoroutines: after all of it nothing is left running.
+// openFiles counts the files that this process has open, 0 where it cannot be told.
+func openFiles() int {
+	files, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return 0
+	}
+	return len(files)
+}
+
+// TestFaultGoroutines: after all of it nothing is left running, and no file open. No other test may run beside it.
 func TestFaultGoroutines(t *testing.T) {
-	before := runtime.NumGoroutine()
+	before, files := runtime.NumGoroutine(), openFiles()
 	server, s := newFault(t)
 	server.Script = func(w http.ResponseWriter, r *http.Request, _ []byte, n int) bool {
 		broken := n < 30 && n%3 == 0
@@ -370,7 +379,16 @@ func TestFaultGoroutines(t *testing.T) {
 	s.check(20)
 	s.stop()
 	server.CloseClientConnections()
-	settled(t, before)
+	end := time.Now().Add(10 * time.Second)
+	for (runtime.NumGoroutine() > before+8 || openFiles() > files+8) && time.Now().Before(end) {
+		<-time.After(50 * time.Millisecond)
+	}
+	if n := runtime.NumGoroutine(); n > before+8 {
+		t.Errorf("%d goroutines, %d before", n, before)
+	}
+	if n := openFiles(); n > files+8 {
+		t.Errorf("%d open files, %d before", n, files)
+	}
 }
 
 // TestFaultFullDisk is fault test 7 in part: a start on a spool where nothing can be written any more takes

@@ -146,7 +146,9 @@ func (c *capture) stop(ctx context.Context) {
 	}
 	m := c.run.now()
 	c.running = !m.ended() && !m.dying
-	if c.running && (c.undecided || !c.rejoin(ctx)) { // nothing of it is archived before it is known to be wanted, and to be all
+	goesOn := m.dying && !m.ended() && !c.e.once && c.out.draft != nil // and the next process may see its end
+	// Nothing is archived before it is known to be wanted, and to be all.
+	if goesOn || c.running && (c.undecided || !c.rejoin(ctx)) {
 		c.out.leave()
 		c.held = held{}
 		c.closed()

@@ -1,9 +1,12 @@
 package exporter
 
 import (
+	"bytes"
 	"encoding/base64"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -95,4 +98,77 @@ func withoutStamps(text string) string {
 		b.WriteString(line[n:])
 	}
 	return b.String()
+}
+
+// TestStartOnFullFileSystem: a start on a file system that has no room left ships what is spooled, and forgets
+// no run that the ledger knows: one of them vanished meanwhile, and another goes on.
+func TestStartOnFullFileSystem(t *testing.T) {
+	t.Parallel()
+	w := newTrapped(t, nil)
+	w.spool = tmpfs(t, "4m")
+	s := &store{Dir: w.bucket}
+	s.set(func(string) error { return refusal(404, "NoSuchBucket", 0) })
+	tune := func(e *Exporter) { e.space.freeBytes = func() (int64, error) { return 1 << 40, nil } }
+	change := func(o *Options) { o.Bucket = s }
+	gone, _ := w.pod("gone")
+	stays, _ := w.pod("stays")
+	w.kube.SetPod(gone)
+	w.kube.SetPod(stays)
+	w.begin(tune, change)
+	w.runOf("spooled", "the words\n", 0)
+	w.until("it is spooled", func() bool { return strings.Contains(w.said(), "msg=captured") })
+	w.stop()
+	w.kube.DeletePod(gone.Namespace, gone.Name)
+	alive := func() (pods []string) {
+		l, entries, _, err := openLedger(w.spool)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.close() //nolint:errcheck // a test
+		for _, e := range entries {
+			pods = append(pods, e.Pod)
+		}
+		slices.Sort(pods)
+		return pods
+	}
+	if got := alive(); !slices.Equal(got, []string{"gone", "stays"}) {
+		t.Fatalf("the ledger knows %q", got)
+	}
+	fill := filepath.Join(w.spool, "cluster=filler")
+	f, err := os.Create(fill) //nolint:gosec // a test
+	if err != nil {
+		t.Fatal(err)
+	}
+	for size := 1 << 20; size > 0; size /= 2 {
+		for err = nil; err == nil; {
+			_, err = f.Write(make([]byte, size))
+		}
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	ledger, err := os.ReadFile(filepath.Join(w.spool, ledgerName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := w.begin(tune, change)
+	w.until("it is ready", func() bool { return e.Ready() == nil })
+	if now, err := os.ReadFile(filepath.Join(w.spool, ledgerName)); err != nil || !bytes.HasPrefix(now, ledger) {
+		t.Errorf("the ledger had %d bytes and has %d, %v", len(ledger), len(now), err)
+	}
+	if err := os.Remove(fill); err != nil {
+		t.Fatal(err)
+	}
+	s.set(nil)
+	causes := make(map[string]bundle.Cause)
+	for _, rec := range w.await(2) {
+		causes[rec.Pod.Name] = rec.Verdict.Head.Cause
+	}
+	if _, ok := causes["spooled"]; !ok || causes["gone"] != bundle.CauseVanishedWhileDown {
+		t.Errorf("records and their causes: %v", causes)
+	}
+	w.stop()
+	if got := alive(); !slices.Equal(got, []string{"stays"}) {
+		t.Errorf("the ledger knows %q", got)
+	}
 }

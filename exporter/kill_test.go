@@ -141,7 +141,8 @@ func killed(t *testing.T, mode string, kills, pods int) {
 }
 
 // TestMemoryOfStoreAway is fault test 15 in part: ten thousand pods end while the store is away. What is held
-// in memory stays small, capture goes on, and the spool is shipped at 200 objects a second or more afterwards.
+// in memory stays small, capture goes on, and the spool is shipped at 200 objects a second or more afterwards,
+// by a process that has found it full.
 func TestMemoryOfStoreAway(t *testing.T) {
 	needMemoryTests(t)
 	pods := 2000
@@ -159,8 +160,9 @@ func TestMemoryOfStoreAway(t *testing.T) {
 		all[i] = realisticPod(i, fmt.Sprintf("node-%d", i%100))
 		at := kubetest.Stamp(time.Now())
 		kube.Log(all[i].Namespace, all[i].Name, "app", func(w http.ResponseWriter, _ *http.Request) {
+			words := rand.New(rand.NewPCG(1, uint64(i))) //nolint:gosec // the same ones for each reader
 			for n := range 20 {
-				_, _ = fmt.Fprintf(w, "%s line %d of pod %d, which says something of %x\n", at, n, i, rand.Uint64())
+				_, _ = fmt.Fprintf(w, "%s line %d of pod %d, which says something of %x\n", at, n, i, words.Uint64())
 			}
 		})
 		kube.SetPod(all[i])
@@ -180,6 +182,15 @@ func TestMemoryOfStoreAway(t *testing.T) {
 	}
 	c.until("every run is in the spool", 20*time.Minute, func() bool { return spooled() == pods })
 	t.Logf("%d runs captured in %v while the store was away; %d requests to it", pods, time.Since(start).Round(time.Second), len(store.Times()))
+	c.below(limit)
+	c.killed = true
+	_ = c.cmd.Process.Kill()
+	_, _ = c.cmd.Process.Wait()
+	c = startChildIn(t, "run", kube, dir, store.URL)
+	again := time.Now()
+	c.awaitReady(time.Minute)
+	t.Logf("ready after %v with %d captures in the spool", time.Since(again).Round(10*time.Millisecond), spooled())
+	c.below(limit)
 	store.Change(func(s *s3test.Server) { s.Script = nil })
 	c.until("uploads go on", 2*time.Minute, func() bool { return len(store.Objects()) > 0 })
 	back := time.Now()

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"sync"
@@ -24,23 +25,33 @@ const ledgerName = ".kubelogexporter-runs"
 // compactAt is how many lines a ledger may hold beyond twice what is alive before it is written anew.
 const compactAt = 4096
 
+// writeAgain is how long nothing is written after a write has failed: what is to be written waits in memory.
+const writeAgain = time.Second
+
 // ledger is the durable list of the runs that were seen alive and have no record yet. A run that is
 // still in it when a new process starts, and that the cluster no longer shows, ended unseen: it gets
 // a record. It also holds the restart counts of the containers whose runs have theirs. The file is a journal: a line for each run that was seen alive, a line for each that got
 // its record, a line for each snapshot of one that goes on. Only the last are synced to disk one by one,
 // because what was stored is continued from there; the others survive the end of the process, and their loss
 // on a crash of the whole machine costs records of lost logs, no log.
+//
+// A disk that is full or fails keeps nobody from working: the file stays as it is, and what is to be noted
+// waits until it can be.
 type ledger struct {
 	path string
 
-	mu      sync.Mutex
-	file    *os.File
-	alive   map[runID]struct{}
-	stored  map[runID]string // the keys of the last snapshots of those that have one
-	counted counts
-	lines   int
-	kept    int           // lines when it was written anew
-	pending []ledgerEntry // those that could not be written yet
+	mu       sync.Mutex
+	file     *os.File // nil while it cannot be opened
+	alive    map[runID]struct{}
+	stored   map[runID]string // the keys of the last snapshots of those that have one
+	counted  counts
+	lines    int          // in the file
+	kept     int          // lines when it was written anew
+	compact  int          // the number of lines at which it is written anew, unless most of them are alive
+	pending  bytes.Buffer // lines that could not be written yet
+	torn     bool         // the file may end within a line
+	failure  error        // of the last write, nil if it went well
+	failedAt time.Time
 }
 
 // ledgerEntry is one line: a run that was seen alive, or what became of one: with Done it got its record,
@@ -92,23 +103,21 @@ func (l ledgerEntry) run() (*podInfo, view) {
 }
 
 // openLedger reads the ledger in a spool, or begins one. It returns the runs that are in it, and when
-// it was last written: zero if it is new.
+// it was last written: zero if it is new. An error says what could not be read or written of it; the ledger
+// can be used all the same.
 func openLedger(spool string) (l *ledger, entries []ledgerEntry, written time.Time, err error) {
-	l = &ledger{path: filepath.Join(spool, ledgerName), alive: make(map[runID]struct{}), stored: make(map[runID]string), counted: make(counts)}
+	l = &ledger{path: filepath.Join(spool, ledgerName), alive: make(map[runID]struct{}), stored: make(map[runID]string), counted: make(counts), compact: compactAt, torn: true}
 	switch info, err := os.Stat(l.path); {
 	case errors.Is(err, fs.ErrNotExist):
-		f, err := os.Create(l.path)
-		if err != nil {
-			return nil, nil, written, fmt.Errorf("begin ledger: %w", err)
-		}
-		l.file = f
-		return l, nil, written, nil
+		l.torn = false
+		return l, nil, written, l.write()
 	case err != nil:
-		return nil, nil, written, fmt.Errorf("open ledger: %w", err)
+		return l, nil, written, fmt.Errorf("open ledger: %w", err)
 	default:
 		written = info.ModTime()
 	}
-	if err := eachEntry(l.path, func(e ledgerEntry) error {
+	err = eachEntry(l.path, func(e ledgerEntry) error {
+		l.lines++
 		_, alive := l.alive[e.id()]
 		switch {
 		case e.Done:
@@ -122,10 +131,32 @@ func openLedger(spool string) (l *ledger, entries []ledgerEntry, written time.Ti
 			}
 		}
 		return nil
-	}); err != nil {
-		return nil, nil, written, err
+	})
+	if err == nil {
+		err = l.eachAlive(func(e ledgerEntry) error {
+			entries = append(entries, e)
+			return nil
+		})
 	}
-	return l, entries, written, l.compact(func(e ledgerEntry) { entries = append(entries, e) })
+	if err != nil {
+		l.compact = math.MaxInt // who is alive is not known, and must not be written
+		return l, entries, written, err
+	}
+	return l, entries, written, l.writeAnew()
+}
+
+// eachAlive shows the line of each run that is alive.
+func (l *ledger) eachAlive(do func(ledgerEntry) error) error {
+	seen := make(map[runID]struct{}, len(l.alive))
+	return eachEntry(l.path, func(e ledgerEntry) error {
+		_, alive := l.alive[e.id()]
+		if _, twice := seen[e.id()]; e.Done || !e.names() || !alive || twice {
+			return nil
+		}
+		e.Snapshot = l.stored[e.id()]
+		seen[e.id()] = struct{}{}
+		return do(e)
+	})
 }
 
 // eachEntry reads a ledger. A last line that was cut by a crash is dropped, and so is a damaged one: the
@@ -155,8 +186,9 @@ func eachEntry(path string, do func(ledgerEntry) error) error {
 	}
 }
 
-// compact writes the ledger anew, without what is done, and shows each line that stays.
-func (l *ledger) compact(show func(ledgerEntry)) error {
+// writeAnew writes the ledger without what is done. The old file is replaced by one that is whole and on the
+// disk, or stays.
+func (l *ledger) writeAnew() error {
 	tmp := l.path + ".new"
 	f, err := os.Create(tmp) //nolint:gosec // in the spool
 	if err != nil {
@@ -164,26 +196,40 @@ func (l *ledger) compact(show func(ledgerEntry)) error {
 	}
 	w := bufio.NewWriter(f)
 	enc := json.NewEncoder(w)
-	kept := make(map[runID]struct{}, len(l.alive))
-	err = eachEntry(l.path, func(e ledgerEntry) error {
-		_, alive := l.alive[e.id()]
-		if _, twice := kept[e.id()]; e.Done || !e.names() || !alive || twice {
-			return nil
-		}
-		e.Snapshot = l.stored[e.id()]
-		kept[e.id()] = struct{}{}
-		show(e)
+	lines := 0
+	err = l.eachAlive(func(e ledgerEntry) error {
+		lines++
 		return enc.Encode(e)
 	})
-	n := l.counted.each(func(e ledgerEntry) { err = errors.Join(err, enc.Encode(e)) })
-	if err = errors.Join(err, w.Flush(), f.Sync(), os.Rename(tmp, l.path)); err != nil {
+	lines += l.counted.each(func(e ledgerEntry) {
+		if err == nil {
+			err = enc.Encode(e)
+		}
+	})
+	for _, step := range []func() error{w.Flush, f.Sync, func() error { return os.Rename(tmp, l.path) }} {
+		if err == nil {
+			err = step()
+		}
+	}
+	if err != nil {
 		return errors.Join(fmt.Errorf("write ledger: %w", err), f.Close(), os.Remove(tmp))
 	}
 	if l.file != nil {
 		_ = l.file.Close() // replaced
 	}
-	l.file, l.lines, l.kept = f, len(kept)+n, len(kept)+n
+	l.file, l.lines, l.kept, l.torn = f, lines, lines, false
+	if err := syncDir(filepath.Dir(l.path)); err != nil { // or a power cut brings the old one back
+		return fmt.Errorf("write ledger: %w", err)
+	}
 	return nil
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir) //nolint:gosec // the spool
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // add notes a run that was seen alive.
@@ -226,49 +272,89 @@ func (l *ledger) sync() error {
 		return nil
 	}
 	l.mu.Lock()
-	f := l.file
+	l.retry()
+	f, err := l.file, l.failure
 	l.mu.Unlock()
+	if err != nil {
+		return err
+	}
 	if err := f.Sync(); err != nil && !errors.Is(err, fs.ErrClosed) { // what has replaced it was synced
 		return fmt.Errorf("sync ledger: %w", err)
 	}
 	return nil
 }
 
-// append writes a line. What a full disk, say, keeps from being written is written with the next
-// change; the first failure is returned, further ones are not.
+// append writes a line. What a full disk, say, keeps from being written is written later; the first failure
+// is returned, further ones are not.
 func (l *ledger) append(e ledgerEntry) error {
-	failing := len(l.pending) > 0
-	l.pending = append(l.pending, e)
-	var lines bytes.Buffer
-	if failing {
-		lines.WriteByte('\n') // ends a line of which a part was written
+	if err := json.NewEncoder(&l.pending).Encode(e); err != nil {
+		return fmt.Errorf("write ledger: %w", err)
 	}
-	enc := json.NewEncoder(&lines)
-	for _, e := range l.pending {
-		if err := enc.Encode(e); err != nil {
-			return fmt.Errorf("write ledger: %w", err)
+	failing := l.failure != nil
+	l.retry()
+	if l.failure != nil {
+		if failing {
+			return nil
 		}
+		return l.failure
 	}
-	_, err := l.file.Write(lines.Bytes())
-	if err == nil {
-		l.lines += len(l.pending)
-		l.pending = nil
-		if l.lines > 2*max(len(l.alive), l.kept)+compactAt {
-			return l.compact(func(ledgerEntry) {})
-		}
+	if l.lines <= l.compact || l.lines <= 2*max(len(l.alive), l.kept)+compactAt {
 		return nil
 	}
-	if failing {
-		return nil
+	err := l.writeAnew()
+	if l.compact = compactAt; err != nil {
+		l.compact += l.lines // reading it all again for each line would hold up everybody
 	}
-	return fmt.Errorf("write ledger: %w", err)
+	return err
 }
 
+// retry writes what is pending, unless that has failed a moment ago.
+func (l *ledger) retry() {
+	if l.failure != nil && time.Since(l.failedAt) < writeAgain {
+		return
+	}
+	if l.failure = l.write(); l.failure != nil {
+		l.failedAt = time.Now()
+	}
+}
+
+// write writes what is pending. A line of which a part was written is ended, and written again.
+func (l *ledger) write() error {
+	if l.file == nil {
+		f, err := os.OpenFile(l.path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644) //nolint:gosec // nothing secret
+		if err != nil {
+			return fmt.Errorf("open ledger: %w", err)
+		}
+		l.file = f
+	}
+	if l.pending.Len() == 0 {
+		return nil
+	}
+	if l.torn {
+		if _, err := l.file.Write([]byte{'\n'}); err != nil {
+			return fmt.Errorf("write ledger: %w", err)
+		}
+		l.torn = false
+	}
+	n, err := l.file.Write(l.pending.Bytes())
+	whole := bytes.LastIndexByte(l.pending.Bytes()[:n], '\n') + 1
+	l.lines += bytes.Count(l.pending.Next(whole), []byte{'\n'})
+	l.torn = n > whole || err != nil
+	if err != nil {
+		return fmt.Errorf("write ledger: %w", err)
+	}
+	return nil
+}
+
+// close writes what is pending, as far as it can be, and closes the file.
 func (l *ledger) close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err := l.file.Close(); err != nil {
-		return fmt.Errorf("close ledger: %w", err)
+	err := l.write()
+	if l.file != nil {
+		if cerr := l.file.Close(); cerr != nil {
+			err = errors.Join(err, fmt.Errorf("close ledger: %w", cerr))
+		}
 	}
-	return nil
+	return err
 }

@@ -1,8 +1,10 @@
 package exporter
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
@@ -58,7 +60,7 @@ func TestLedger(t *testing.T) {
 	if _, err := file.WriteString("{\"uid\":\"torn"); err != nil {
 		t.Fatal(err)
 	}
-	l.file = file // and work again
+	l.file, l.failedAt = file, time.Time{} // and work again
 	if err := l.add(aliveEntry("pod", "f")); err != nil {
 		t.Fatal(err)
 	}
@@ -79,6 +81,69 @@ func TestLedger(t *testing.T) {
 	}
 	if open(); len(entries) != 5 {
 		t.Errorf("%d runs after it was written anew", len(entries))
+	}
+}
+
+// A ledger that cannot be written anew stays as it is, and goes on.
+func TestLedgerNotWrittenAnew(t *testing.T) {
+	dir := t.TempDir()
+	l, _, _, err := openLedger(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(l.add(aliveEntry("pod", "a")), l.add(aliveEntry("pod", "b"))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.file.WriteString("{\"uid\":\"torn"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(l.path+".new", 0o755); err != nil { //nolint:gosec // a test
+		t.Fatal(err)
+	}
+	l, entries, _, err := openLedger(dir)
+	if err == nil || len(entries) != 2 {
+		t.Fatalf("%d of 2 runs, %v", len(entries), err)
+	}
+	if err := errors.Join(l.done(aliveEntry("pod", "a").id()), l.add(aliveEntry("pod", "c")), l.sync(), l.close()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(l.path + ".new"); err != nil {
+		t.Fatal(err)
+	}
+	if _, entries, _, err = openLedger(dir); err != nil || len(entries) != 2 || entries[1].ContainerID != id("c") {
+		t.Errorf("%v, %v", entries, err)
+	}
+}
+
+// While nothing can be written, a change costs no more for all those that wait.
+func TestLedgerWaits(t *testing.T) {
+	dir := t.TempDir()
+	l, _, _, err := openLedger(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l.file, err = os.Open(l.path); err != nil { // writes fail
+		t.Fatal(err)
+	}
+	const runs = 10_000
+	start, told := time.Now(), 0
+	for i := range runs {
+		if err := l.add(aliveEntry("pod", strconv.Itoa(i))); err != nil {
+			told++
+		}
+	}
+	if d := time.Since(start); d > 30*time.Second || told != 1 {
+		t.Errorf("noted in %v, told %d times", d, told)
+	}
+	if err := l.sync(); err == nil {
+		t.Error("what is not written was synced")
+	}
+	l.file = nil
+	if err := l.close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, entries, _, err := openLedger(dir); err != nil || len(entries) != runs {
+		t.Errorf("%d runs, %v", len(entries), err)
 	}
 }
 

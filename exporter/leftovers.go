@@ -63,11 +63,11 @@ func (l *leftovers) ids() []runID {
 	return ids
 }
 
-// drop throws away what an earlier process had read of a run that has its record.
-func (l *leftovers) drop(id runID, spool *sink.Dir) {
-	for _, left := range l.take(id) {
-		_ = left.remove(spool) // what stays is found again
-	}
+// has says whether there are any of a run.
+func (l *leftovers) has(id runID) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.m[id]) > 0
 }
 
 // remove removes a leftover's files.
@@ -87,12 +87,6 @@ func (s *shipper) takeDrafts(f *found) error {
 	if err != nil {
 		return fmt.Errorf("read spool: %w", err)
 	}
-	recorded := make(map[runID]bool)
-	for _, rec := range f.recs {
-		if !rec.State.Running {
-			recorded[idOf(rec)] = true
-		}
-	}
 	n := 0
 	for _, d := range drafts {
 		about, rec := []byte(nil), (*bundle.Record)(nil)
@@ -101,7 +95,7 @@ func (s *shipper) takeDrafts(f *found) error {
 		}
 		if err != nil {
 			if err := s.setAsideDraft(d, err); err != nil {
-				return err
+				s.e.log.Warn("cannot set aside a capture that was not finished; the next start tries again", "err", err)
 			}
 			continue
 		}
@@ -115,9 +109,9 @@ func (s *shipper) takeDrafts(f *found) error {
 			}
 		}
 		slices.Sort(left.logs)
-		if recorded[idOf(rec)] {
+		if at, recorded := f.recorded[idOf(rec)]; recorded && !d.Began().After(at) { // it is what the record was made of
 			if err := left.remove(s.e.spool); err != nil {
-				return fmt.Errorf("clean spool: %w", err)
+				s.e.log.Warn("cannot clean the spool; the next start does", "err", err)
 			}
 			continue
 		}

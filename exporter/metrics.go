@@ -35,7 +35,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	const ns = "kubelogexporter"
 	m := &metrics{
 		observed: prometheus.NewCounter(prometheus.CounterOpts{Namespace: ns, Name: "runs_ended_total",
-			Help: "Container runs that ended, or whose pod began to be deleted, and that were taken up for capture."}),
+			Help: "Container runs that ended, or whose pod began to be deleted, and that were taken up for capture, and those whose captures a start has found in the spool."}),
 		open: prometheus.NewGauge(prometheus.GaugeOpts{Namespace: ns, Name: "runs_open",
 			Help: "Runs taken up for capture that are not in the spool yet."}),
 		pending: prometheus.NewGauge(prometheus.GaugeOpts{Namespace: ns, Name: "captures_pending",

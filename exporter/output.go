@@ -348,6 +348,13 @@ func (o *output) number(sum *bundle.Summary, rec *bundle.Record) error {
 	return nil
 }
 
+// apart gives the objects that are not in the spool yet keys under which nothing is.
+func (o *output) apart(rec *bundle.Record) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.number(&bundle.Summary{Objects: rec.Objects, LastStamp: rec.LastStamp}, rec)
+}
+
 func (o *output) publishNumbered(objects []bundle.Object) error {
 	for i := len(o.keys); i < len(objects); i++ {
 		if err := o.commit(i, &objects[i]); err != nil {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/kubelogexporter/kubelogexporter/exporter/podlog"
+	"github.com/kubelogexporter/kubelogexporter/sink"
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
 
@@ -39,7 +40,6 @@ func (c *capture) read(ctx context.Context) {
 	case recorded:
 		c.e.metrics.already.Inc()
 		c.e.tally.add(func(t *tally) { t.already++ })
-		c.e.leftovers.drop(c.run.id, c.e.spool)
 		c.finish()
 		return
 	}
@@ -315,10 +315,11 @@ func (c *capture) vouches(req podlog.Request, res podlog.Result) bool {
 
 // recorded says whether the run may have a record already, in the spool or in the bucket: it had ended
 // when it was first seen, or it is known from an earlier process only. A bucket that cannot answer now
-// does not hold up a capture: the same run twice ends as one object.
+// does not hold up a capture: the same run twice ends as one object. What an earlier process had read and not
+// committed may be more than it had recorded.
 func (c *capture) recorded(ctx context.Context, m moment) (bool, error) {
 	switch {
-	case c.run.unseen || c.log != nil || len(c.reads) > 0:
+	case c.run.unseen || c.log != nil || len(c.reads) > 0 || c.e.leftovers.has(c.run.id):
 		return false, nil
 	case m.podGone && m.remembered:
 		return c.e.found(ctx, c.run)
@@ -331,8 +332,11 @@ func (c *capture) recorded(ctx context.Context, m moment) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if _, err := c.e.spool.Stat(ctx, key.Record()); err == nil {
-		return true, nil
+	switch rec, err := c.e.spooled(key.Record()); {
+	case err == nil:
+		return rec.Verdict.Tail.State == bundle.Proven, nil // otherwise there may be more by now
+	case !errors.Is(err, sink.ErrNotFound):
+		return false, nil // commit deals with it
 	}
 	if c.e.ship.down() {
 		return false, nil

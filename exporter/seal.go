@@ -1,7 +1,6 @@
 package exporter
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,12 +10,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/kubelogexporter/kubelogexporter/sink"
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
-
-// errSpooled says that this very run is in the spool already, sealed before and not shipped yet.
-var errSpooled = errors.New("already in the spool")
 
 // seal ends a capture: it looks at the pod once more, judges, and commits log and record to the
 // spool. After it the run is as good as archived.
@@ -105,37 +100,6 @@ func (c *capture) report(rec *bundle.Record, key string) {
 		return
 	}
 	c.e.log.Info("captured", args...)
-}
-
-// commit writes the log objects and then the record to the spool.
-func (c *capture) commit(rec *bundle.Record) (string, error) {
-	if c.out != nil {
-		if err := c.out.seal(rec); err != nil {
-			return "", err
-		}
-	}
-	run, err := bundle.KeyOf(rec)
-	if err != nil {
-		return "", err
-	}
-	key := run.Record()
-	if _, err := c.e.spool.Stat(context.Background(), key); err == nil {
-		return key, errSpooled
-	}
-	if c.out != nil {
-		if err := c.out.publish(rec); err != nil {
-			return "", err
-		}
-	}
-	return key, putRecord(c.e.spool, key, rec)
-}
-
-func putRecord(spool *sink.Dir, key string, rec *bundle.Record) error {
-	data, err := bundle.Encode(rec)
-	if err != nil {
-		return err
-	}
-	return spool.Put(context.Background(), key, bytes.NewReader(data)) // a local write, not to be cut short by a stop
 }
 
 // errOtherPod says that the pod's name belongs to another pod now.

@@ -41,37 +41,6 @@ func newShipper(e *Exporter, uploads int) *shipper {
 	return &shipper{e: e, wake: make(chan struct{}, 1), known: make(map[string]*parcel), placed: make(map[string]placed), line: newLine(uploads)}
 }
 
-// add takes a committed capture, by its record's key.
-func (s *shipper) add(key string, rec *bundle.Record) {
-	size := int64(0)
-	for _, o := range rec.Objects {
-		size += o.StoredBytes
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.known[key] != nil {
-		if s.counts(key) {
-			s.e.metrics.already.Inc() // it was handed over before, and is not shipped yet
-		}
-		return
-	}
-	p := &parcel{key: key, lane: laneOf(size)}
-	s.known[key] = p
-	s.open.begin()
-	if s.counts(key) {
-		s.e.metrics.pending.Inc()
-	}
-	s.line.add(p)
-	s.poke()
-}
-
-// counts says whether a record stands for a run in the account of metrics.go. The snapshot of a run that
-// goes on does not.
-func (s *shipper) counts(key string) bool {
-	k, _, _, _, err := bundle.ParseKey(key)
-	return s.e.once || err != nil || k.Snapshot.IsZero()
-}
-
 func (s *shipper) poke() {
 	select {
 	case s.wake <- struct{}{}:
@@ -109,8 +78,11 @@ func (s *shipper) dispatch(ctx context.Context) time.Duration {
 			return s.line.wait(now)
 		}
 		began := now
+		p.again = false // what is there by now is taken
 		s.tasks.Go(func() {
+			release := s.e.places.hold(p.key)
 			err := s.one(ctx, p.key)
+			release()
 			if ctx.Err() == nil {
 				s.done(p, began, err)
 			}
@@ -133,6 +105,10 @@ func (s *shipper) done(p *parcel, began time.Time, err error) {
 	class := sink.ClassOf(err)
 	switch {
 	case err == nil:
+	case errors.Is(err, errLeft): // and the store was not asked
+		s.gate.trying = false
+		s.leave(p)
+		return
 	case errors.As(err, &local), class == sink.ClassItem, errors.Is(err, errRefused), // this capture's own fault
 		class == sink.ClassHold && s.gate.failing == nil && p.tries > lonelyTries:
 		m.uploadErrors.Inc()
@@ -172,14 +148,7 @@ func (s *shipper) done(p *parcel, began time.Time, err error) {
 	}
 	s.line.faster()
 	m.concurrency.Set(float64(s.line.concurrency()))
-	if p.refused {
-		m.refused.Dec()
-	}
-	delete(s.known, p.key)
-	if s.counts(p.key) {
-		m.pending.Dec()
-	}
-	s.open.end()
+	s.leave(p)
 }
 
 // refuse tells once of a capture that cannot be shipped while others can.
@@ -236,18 +205,24 @@ func local(err error) error {
 // errRefused says that a capture must not be put where its place is taken.
 var errRefused = errors.New("its place in the bucket is taken")
 
+// errLeft says that a capture is not in the spool any more: it was shipped before, or set aside.
+var errLeft = errors.New("not in the spool any more")
+
 // one ships one capture.
 func (s *shipper) one(ctx context.Context, key string) error {
 	data, err := s.read(ctx, key)
 	if errors.Is(err, sink.ErrNotFound) {
-		return nil // it was shipped already
+		return errLeft
 	}
 	if err != nil {
 		return local(err)
 	}
 	rec, err := bundle.Decode(data)
 	if err != nil {
-		return s.setAsideRecord(key, err)
+		if err := s.setAsideRecord(key, err); err != nil {
+			return err
+		}
+		return s.one(ctx, key) // what is in its place now
 	}
 	spooled := make([]string, 0, len(rec.Objects))
 	changed := false
@@ -427,14 +402,12 @@ func (s *shipper) putRecord(ctx context.Context, key string, rec *bundle.Record,
 		}
 		if bytes.Equal(stored, data) { // by a try whose answer was lost, or by a process that has told nobody
 			s.tell(key, rec, data)
-			s.already(key)
 			return nil
 		}
 		switch more, err := tellsMore(key, rec, stored); {
 		case err != nil:
 			return err
 		case !more:
-			s.already(key)
 			return nil
 		}
 		r, ok := s.e.bucket.(sink.Replacer)
@@ -453,19 +426,12 @@ func (s *shipper) putRecord(ctx context.Context, key string, rec *bundle.Record,
 		s.e.metrics.snapshots.Inc()
 		return nil
 	}
-	s.e.metrics.archived.Inc()
+	s.noteStored(key)
 	s.tell(key, rec, data)
 	if t := rec.State.FinishedAt; t != nil && !rec.State.FinishedAtEstimated {
 		s.e.metrics.lag.Observe(time.Since(*t).Seconds())
 	}
 	return nil
-}
-
-// already counts a run that has its record.
-func (s *shipper) already(key string) {
-	if s.counts(key) {
-		s.e.metrics.already.Inc()
-	}
 }
 
 // tell tells of an archived run. It may do so again: an event's ID is that of the record.
@@ -493,8 +459,5 @@ func tellsMore(key string, ours *bundle.Record, stored []byte) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("compare %s: %w by what this program cannot read: %w", key, errRefused, err)
 	}
-	if theirs.Verdict.Complete != ours.Verdict.Complete { // whatever the text: an empty one may be proven, or all that is left
-		return ours.Verdict.Complete, nil
-	}
-	return ours.RawBytes > theirs.RawBytes, nil
+	return fuller(ours, theirs), nil
 }

@@ -377,7 +377,8 @@ func TestShipDamaged(t *testing.T) {
 	}
 }
 
-// TestSpoolCorrupt: what a start cannot read is set aside with the reason, and the rest is shipped.
+// TestSpoolCorrupt: what a start cannot read is set aside with the reason, and the rest is shipped. The runs
+// whose records were damaged have one all the same.
 func TestSpoolCorrupt(t *testing.T) {
 	s := newShipping(t, nil)
 	keys := s.fill(5)
@@ -404,7 +405,13 @@ func TestSpoolCorrupt(t *testing.T) {
 	s.open(nil)
 	s.run()
 	s.drained(10 * time.Second)
-	s.check(1)
+	recs := s.check(5)
+	for i := range 4 {
+		rec := recs[fmt.Sprintf("pod-%04d", i)]
+		if rec == nil || rec.Verdict.Tail.Cause != bundle.CauseSpoolDamaged || !rec.State.FinishedAtEstimated || len(rec.Objects) > 0 {
+			t.Errorf("in place of an unreadable record: %+v", rec)
+		}
+	}
 	aside := 0
 	err = filepath.WalkDir(filepath.Join(s.spool, ".set-aside"), func(path string, e os.DirEntry, err error) error {
 		if err == nil && !e.IsDir() && !strings.HasSuffix(path, ".reason.txt") {

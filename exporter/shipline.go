@@ -51,6 +51,8 @@ type parcel struct {
 	at      time.Time // not to be tried before
 	refused bool
 	err     error // why it was refused last
+	stored  bool  // its record was put into the bucket by this process
+	again   bool  // it was handed over once more: there may be another record by now
 }
 
 const (

@@ -126,7 +126,7 @@ func (s *shipper) replaceDamaged(ctx context.Context, key, log string, why error
 		s.e.log.Error("log lost: it was damaged in the spool; its file is set aside", "key", k, "record", to)
 	}
 	if to != key {
-		return nil // another capture
+		return errLeft // it is another capture now
 	}
 	return s.one(ctx, key)
 }

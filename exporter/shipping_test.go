@@ -157,7 +157,7 @@ func (s *shipping) record(n int) *bundle.Record {
 	}
 }
 
-// commit puts a capture into the spool, and returns its key.
+// commit puts a capture into the spool, and returns its key. The run is counted as one that was taken up.
 func (s *shipping) commit(rec *bundle.Record, text string) string {
 	s.t.Helper()
 	about, err := bundle.Encode(rec)
@@ -181,6 +181,9 @@ func (s *shipping) commit(rec *bundle.Record, text string) string {
 	}
 	if err := putRecord(s.e.spool, run.Record(), rec); err != nil {
 		s.t.Fatal(err)
+	}
+	if s.e.ship.counts(run.Record()) {
+		s.e.metrics.observed.Inc()
 	}
 	return run.Record()
 }
@@ -213,7 +216,6 @@ func large(size int) string {
 }
 
 // check holds the archive to the invariants: every record once, with its objects, each with the bytes that
-// the record tells of, and nothing in the spool.
 func (s *shipping) check(want int) map[string]*bundle.Record {
 	s.t.Helper()
 	recs := make(map[string]*bundle.Record)
@@ -252,7 +254,20 @@ func (s *shipping) check(want int) map[string]*bundle.Record {
 			s.t.Errorf("left in the spool: %s", o.Key)
 		}
 	}
+	s.account()
 	return recs
+}
+
+// account compares the runs that were taken up, by this process, with what became of them.
+func (s *shipping) account() {
+	s.t.Helper()
+	runs, sum := s.metric("runs_ended_total"), 0.0
+	for _, name := range []string{"archived_total", "already_archived_total", "unselected_total", "runs_open", "captures_pending"} {
+		sum += s.metric(name)
+	}
+	if runs != sum {
+		s.t.Errorf("%v runs were taken up, %v are accounted for", runs, sum)
+	}
 }
 
 // metric returns the sum of a metric's values.

@@ -2,6 +2,7 @@ package sink
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -63,22 +64,54 @@ func (d *Dir) IsSetAside(key string) bool {
 	return err == nil
 }
 
+// SetAsideFor is SetAside for an object that another one takes the place of. There is one of them under the
+// key at any time; if the process ends in the middle the old one may be in both places.
+func (d *Dir) SetAsideFor(ctx context.Context, key, why string, body io.Reader) (string, error) {
+	f, err := d.written(ctx, key, body)
+	if err != nil {
+		return "", err
+	}
+	defer f.Abort() //nolint:errcheck // a leftover is swept at the next start
+	if err := f.Sync(); err != nil {
+		return "", fmt.Errorf("set aside %s in %s: %w", key, d.path, err)
+	}
+	to, err := d.asideAs(d.root.Link, key, key, why)
+	if err == nil {
+		if err = d.root.Rename(f.name, key); err == nil {
+			f.size = 0 // it counts under the key from now on
+			err = d.syncDir(path.Dir(key))
+		}
+	}
+	if err != nil {
+		return "", d.notFound("set aside", key, err)
+	}
+	return filepath.Join(d.path, to), nil
+}
+
 // aside moves a file or a directory to asideDir, under a name that is free there.
 func (d *Dir) aside(from, name, why string) (to string, err error) {
+	return d.asideAs(d.root.Rename, from, name, why)
+}
+
+func (d *Dir) asideAs(move func(from, to string) error, from, name, why string) (to string, err error) {
 	if _, err := d.root.Lstat(from); err != nil {
 		return "", err
 	}
 	to = path.Join(asideDir, name)
 	for n := 2; ; n++ {
-		if _, err := d.root.Lstat(to); errors.Is(err, fs.ErrNotExist) {
+		_, err := d.root.Lstat(to)
+		if errors.Is(err, fs.ErrNotExist) {
 			break
+		}
+		if err != nil {
+			return "", err
 		}
 		to = path.Join(asideDir, name+"."+strconv.Itoa(n))
 	}
 	if err := d.mkdirs(path.Dir(to)); err != nil {
 		return "", err
 	}
-	if err := d.root.Rename(from, to); err != nil {
+	if err := move(from, to); err != nil {
 		return "", err
 	}
 	err = errors.Join(d.settle(path.Dir(to)), d.syncDir(path.Dir(from)))
@@ -136,6 +169,9 @@ type Draft struct {
 	n     int
 	began time.Time // of one that was found
 }
+
+// Began returns when a draft that was found was begun, zero if that is not known.
+func (f *Draft) Began() time.Time { return f.began }
 
 // Draft begins a draft. What it is about is handed to whoever finds it.
 func (d *Dir) Draft(about []byte) (*Draft, error) {
