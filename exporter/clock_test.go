@@ -21,6 +21,7 @@ func setBack(c *kubetest.Container, now time.Time) {
 // No read with sinceTime brings what was written after the node's clock was set back. However a log was put
 // together, it is not complete without those lines.
 func TestClockSetBack(t *testing.T) {
+	t.Parallel()
 	for name, tt := range map[string]func(w *world, pod *corev1.Pod, c *kubetest.Container){
 		"polled": func(w *world, pod *corev1.Pod, c *kubetest.Container) {
 			w.begin(func(e *Exporter) { e.nodes.live = 0 }, live)
@@ -90,6 +91,7 @@ func ends(w *world, pod *corev1.Pod, c *kubetest.Container) {
 // A long log that goes on in another process is complete, and is not if the clock was set back meanwhile: it is
 // counted, because only its end is known line by line.
 func TestClockSetBackInALongLog(t *testing.T) {
+	t.Parallel()
 	for name, back := range map[string]bool{"not set": false, "set back": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

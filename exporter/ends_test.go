@@ -17,6 +17,7 @@ import (
 // The status shows that a run was replaced, and the kubelet is further: what it calls the previous log is
 // then another run's, which must not be taken for this one's.
 func TestPreviousOfTheNextRun(t *testing.T) {
+	t.Parallel()
 	at := time.Now().Add(-30 * time.Second).Truncate(time.Second) // of the start and the end of the first run
 	line := func(after time.Duration, text string) string {
 		return kubetest.Stamp(at.Add(after)) + " " + text + "\n"

@@ -11,6 +11,7 @@ import (
 // A log of one line without a newline, or of one that is longer than what is read at a time, begins with
 // the line that it has.
 func TestHeadOfOneLine(t *testing.T) {
+	t.Parallel()
 	for name, line := range map[string]string{"no newline": "hi", "a long line": strings.Repeat("x", 40<<10) + "\n"} {
 		for _, probed := range []bool{true, false} {
 			t.Run(name, func(t *testing.T) {

@@ -25,6 +25,7 @@ func unreachable(rw http.ResponseWriter, _ *http.Request) {
 // A node that cannot be reached until its pod is gone has lost the log, and what a stream had brought
 // before is kept, up to its last stamp.
 func TestNodeLost(t *testing.T) {
+	t.Parallel()
 	for name, change := range map[string]func(*Options){"final": nil, "live": live} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -82,6 +82,7 @@ func words(text string) string {
 
 // What the kubelet has rotated away from the API is read from its files, and the whole is complete.
 func TestNodeFiles(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []NodeLogs{NodeLogsOff, NodeLogsRecover, NodeLogsPrefer} {
 		t.Run(string(mode), func(t *testing.T) {
 			t.Parallel()

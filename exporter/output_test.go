@@ -13,6 +13,7 @@ import (
 // A log of several objects that begins anew, because what was stored of it could not be taken up, leaves the
 // objects alone that a snapshot in the spool names.
 func TestObjectsOfASnapshotStay(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	pod, c := w.pod("anew")
 	spool, err := sink.OpenDir(w.spool)

@@ -55,6 +55,7 @@ func TestRedaction(t *testing.T) {
 
 // A redacted log goes on where it was, by its stamps: each line once, and a hole shows.
 func TestRedactionGoesOn(t *testing.T) {
+	t.Parallel()
 	for name, rotated := range map[string]bool{"whole": false, "rotated": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -131,6 +132,7 @@ func (w *world) following(name, text string, change func(*Options)) (*Exporter, 
 // What was read before it was known which export takes the run holds its secrets. If its end becomes known
 // while no exporter runs, the next one redacts what it finds.
 func TestRedactionOfWhatWasUndecided(t *testing.T) {
+	t.Parallel()
 	for name, killed := range map[string]bool{"stopped": false, "killed": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -54,6 +54,7 @@ func (a *absent) List(ctx context.Context, prefix string, o sink.ListOptions) it
 // meanwhile is put behind that when the store is back, each line once: whether the run has ended by then, the
 // exporter has restarted once more, or the log is redacted.
 func TestRejoin(t *testing.T) {
+	t.Parallel()
 	back := func(w *world, store *absent) { store.away.Store(false) }
 	for name, tt := range map[string]struct {
 		redacted  bool

@@ -62,6 +62,7 @@ func (w *world) stopAfter(name, text string) (*corev1.Pod, *kubetest.Container) 
 // A log that was followed goes on where it was when the exporter stopped: one record names all of it,
 // whatever became of the container, the spool and the kubelet's file in between.
 func TestLiveGoesOn(t *testing.T) {
+	t.Parallel()
 	for name, tt := range map[string]struct {
 		between func(w *world, pod *corev1.Pod, c *kubetest.Container)
 		after   func(w *world, pod *corev1.Pod, c *kubetest.Container)
@@ -261,6 +262,7 @@ func TestLeftoverOfTheSuccessor(t *testing.T) {
 // A process that is killed leaves traces of what it was about to do. What is held of a run that nothing else
 // has is there in the end, once.
 func TestKilledInTheMiddle(t *testing.T) {
+	t.Parallel()
 	for name, leave := range map[string]func(t *testing.T, draft string){
 		"a draft begun to take up the other": func(t *testing.T, draft string) {
 			about, err := os.ReadFile(filepath.Join(draft, "about"))
@@ -334,6 +336,7 @@ func TestKilledInTheMiddle(t *testing.T) {
 // The ledger may be older than the spool: a process was killed between the two, or the machine lost its power.
 // What goes on is the youngest snapshot, and no segment is left out.
 func TestLedgerOlderThanSpool(t *testing.T) {
+	t.Parallel()
 	for name, change := range map[string]func(*Options){"plain": live, "redacted": redacting(t, Export{Capture: CaptureLive})} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -25,6 +25,7 @@ func impatient(e *Exporter) { e.statusWait, e.lostAfter = 500*time.Millisecond, 
 // The runtime of a node restarts: streams break, and for some seconds the kubelet says of every container that
 // it cannot find its log. What runs is followed on when it comes back.
 func TestRuntimeRestartsUnderAStream(t *testing.T) {
+	t.Parallel()
 	for name, words := range map[string]string{"words": "one\n", "silent": ""} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -95,6 +96,7 @@ func TestRuntimeRestartsUnderADyingPod(t *testing.T) {
 // A pod that has ended and stays is asked for its log until the runtime is back. Other refusals do not count: a
 // node that was away says nothing of a log.
 func TestRuntimeRestartsUnderAnEndedRun(t *testing.T) {
+	t.Parallel()
 	broken := func(kubetest.LogHandler) kubetest.LogHandler {
 		return func(rw http.ResponseWriter, _ *http.Request) {
 			kubetest.Status(rw, http.StatusInternalServerError, metav1.StatusReasonInternalError, "", "not now")
@@ -128,6 +130,7 @@ func TestRuntimeRestartsUnderAnEndedRun(t *testing.T) {
 
 // A one-off export says of a container that runs that it runs, and does not take the kubelet's word for its end.
 func TestRuntimeRestartsUnderAnExport(t *testing.T) {
+	t.Parallel()
 	for name, said := range map[string]int{"back in time": 4, "too late": 20} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

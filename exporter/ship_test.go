@@ -316,6 +316,7 @@ func TestShipRetryAfter(t *testing.T) {
 
 // TestShipShippedBefore: the process ended after everything was stored and a part was taken out of the spool.
 func TestShipShippedBefore(t *testing.T) {
+	t.Parallel()
 	s := newShipping(t, nil)
 	keys := s.fill(2)
 	data, err := os.ReadFile(filepath.Join(s.spool, keys[0]))
@@ -343,6 +344,7 @@ func TestShipShippedBefore(t *testing.T) {
 // TestShipDamaged: bytes that have rotted in the spool are never archived as if they were sound. The record
 // tells of the loss, and the bytes are kept for people.
 func TestShipDamaged(t *testing.T) {
+	t.Parallel()
 	s := newShipping(t, nil)
 	keys := s.fill(3)
 	logs, err := filepath.Glob(filepath.Join(s.spool, filepath.Dir(keys[1]), "app.*.log.zst"))
@@ -380,6 +382,7 @@ func TestShipDamaged(t *testing.T) {
 // TestSpoolCorrupt: what a start cannot read is set aside with the reason, and the rest is shipped. The runs
 // whose records were damaged have one all the same.
 func TestSpoolCorrupt(t *testing.T) {
+	t.Parallel()
 	s := newShipping(t, nil)
 	keys := s.fill(5)
 	whole, err := os.ReadFile(filepath.Join(s.spool, keys[3]))
@@ -429,6 +432,7 @@ func TestSpoolCorrupt(t *testing.T) {
 
 // TestTwoWriters: of two records of one run the more complete one stays, whoever comes first.
 func TestTwoWriters(t *testing.T) {
+	t.Parallel()
 	unproven := bundle.Part{State: bundle.Unproven, Cause: bundle.CauseTailUnproven}
 	short, long := stampedLine+"one\n", stampedLine+"one\n2026-03-01T10:00:01.000000001Z two\n"
 	for _, test := range []struct {

@@ -84,6 +84,7 @@ func (s *shipping) stored(key string) *bundle.Record {
 // A segment that was stored is removed from the bucket, by a lifecycle rule, say, while its run goes on, and the
 // exporter restarts: what comes after it is stored all the same, and the run's record does not call the log complete.
 func TestShipSegmentExpired(t *testing.T) {
+	t.Parallel()
 	s := newShipping(t, nil)
 	keys, _ := s.segmented(0, 4)
 	aside := memoryDir(t)
@@ -142,6 +143,7 @@ func TestShipSegmentExpired(t *testing.T) {
 // One bit of one segment has changed in the spool. Every record that names it tells of that part only, and goes on
 // naming what is sound.
 func TestShipDamagedSegment(t *testing.T) {
+	t.Parallel()
 	for bad, want := range []string{"1 2", "0 2", "0 1"} {
 		t.Run(fmt.Sprint(bad), func(t *testing.T) {
 			s := newShipping(t, nil)

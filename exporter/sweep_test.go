@@ -67,6 +67,7 @@ func TestSweeps(t *testing.T) {
 // A sweep that meets the end of a run, a restart or the deletion of its pod under its read becomes the
 // run's capture.
 func TestSweepMeetsTheEnd(t *testing.T) {
+	t.Parallel()
 	for name, end := range map[string]func(w *world, pod *corev1.Pod, c *kubetest.Container){
 		"exit": endAfter("two\n"),
 		"restart": func(w *world, pod *corev1.Pod, c *kubetest.Container) {

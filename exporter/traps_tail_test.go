@@ -26,6 +26,7 @@ func (w *trapped) honest(log string) {
 // Two reads in a row are cut cleanly, the second one later than the first: it joins exactly, brings more,
 // and proves nothing about the end. Only a read that brings nothing new does.
 func TestTrapTwoCutReads(t *testing.T) {
+	t.Parallel()
 	for how, ends := range map[string][2]int{"the second brings more": {2, 3}, "the first brings nothing": {0, 2}} {
 		t.Run(how, func(t *testing.T) {
 			t.Parallel()
@@ -95,6 +96,7 @@ func TestTrapEmptyStreams(t *testing.T) {
 // A dying pod's stream is cut cleanly. Before the next request is answered the container writes its last
 // line and ends, and the pod is gone. What the answer says then was not so when the stream ended.
 func TestTrapLateAnswer(t *testing.T) {
+	t.Parallel()
 	for name, answer := range map[string]func(w *trapped, pod *corev1.Pod, rw http.ResponseWriter, r *http.Request){
 		"the pod is gone": func(w *trapped, pod *corev1.Pod, rw http.ResponseWriter, r *http.Request) {
 			w.kube.DeletePod(pod.Namespace, pod.Name)
@@ -162,6 +164,7 @@ func TestTrapSuccessorOfSilence(t *testing.T) {
 
 // The same where the first read still finds nothing, and the closing read finds the successor's log.
 func TestTrapSuccessorOfSilenceLater(t *testing.T) {
+	t.Parallel()
 	for how, count := range map[string]int32{"first run": 0, "later run": 1} {
 		t.Run(how, func(t *testing.T) {
 			t.Parallel()

@@ -90,6 +90,7 @@ func (w *trapped) want(rec *bundle.Record, log string) {
 // Each of the kubelet's error texts, in place of a log, after it and within a line: the text is in the
 // record and not in the log, and the next read brings the whole log.
 func TestTrapErrorTexts(t *testing.T) {
+	t.Parallel()
 	for i, text := range []string{
 		"rpc error: code = Unavailable desc = connection error",
 		"container status is nil",
@@ -128,6 +129,7 @@ func TestTrapErrorTexts(t *testing.T) {
 // A body that ends cleanly too early, anywhere, or breaks there: the closing read, or another one, brings
 // the rest.
 func TestTrapCutBody(t *testing.T) {
+	t.Parallel()
 	cuts := map[string]int{"nothing came": 0, "within the first stamp": 9, "within a line": 40, "after a line": -1}
 	for where, n := range cuts {
 		for how, trap := range map[string]func(int) kubetest.Trap{
@@ -154,6 +156,7 @@ func TestTrapCutBody(t *testing.T) {
 
 // The same for the stream of a dying pod, which is opened again.
 func TestTrapCutStream(t *testing.T) {
+	t.Parallel()
 	for how, trap := range map[string]kubetest.Trap{
 		"ended within a line": kubetest.EndAfter(40, ""), "broken within a line": kubetest.BreakAfter(40),
 		"unknown pod": kubetest.NotKnown(), "unreachable": kubetest.Unreachable(),
@@ -185,6 +188,7 @@ func TestTrapCutStream(t *testing.T) {
 
 // An HTTP/2 server that wants to be rid of its client: no log suffers.
 func TestTrapGoAway(t *testing.T) {
+	t.Parallel()
 	away := kubetest.GoAway()
 	for how, traps := range map[string][]kubetest.Trap{
 		"on every read": {away, away, away},
@@ -214,6 +218,7 @@ func TestTrapGoAway(t *testing.T) {
 
 // Two answers with status 404: the kubelet's means "ask again", the API server's that the pod is gone.
 func TestTrapNotFound(t *testing.T) {
+	t.Parallel()
 	t.Run("the kubelet's", func(t *testing.T) {
 		t.Parallel()
 		w := newTrapped(t, nil)
@@ -264,6 +269,7 @@ func TestTrapSlowBody(t *testing.T) {
 
 // Watches that end, events that come twice and events that never come.
 func TestTrapWatch(t *testing.T) {
+	t.Parallel()
 	t.Run("told twice", func(t *testing.T) {
 		t.Parallel()
 		w := newTrapped(t, nil)
@@ -364,6 +370,7 @@ func byPod(recs []*bundle.Record, name string) *bundle.Record {
 // Rotations under a stream: what the kubelet leaves out is not had, and the record says so. What the newest
 // file still holds at the end is had, although no stream ever saw it.
 func TestTrapRotation(t *testing.T) {
+	t.Parallel()
 	lines := func(w *trapped, rec *bundle.Record) (words string) {
 		for line := range strings.Lines(w.text(rec)) {
 			words += line[strings.Index(line, " "):]

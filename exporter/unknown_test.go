@@ -11,6 +11,7 @@ import (
 // A container whose end the kubelet has not seen has no time of its end. It has one record all the same, however
 // often an exporter starts, and on whatever day.
 func TestEndWithoutATime(t *testing.T) {
+	t.Parallel()
 	soon := func(e *Exporter) { e.lostAfter = time.Second }
 	for name, lines := range map[string]bool{"with a log": true, "without": false} {
 		t.Run(name, func(t *testing.T) {

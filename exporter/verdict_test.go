@@ -24,6 +24,7 @@ import (
 // Two answers in a row that lie in the same way are believed: so an honest one comes after each that lies. So is a
 // stream that is cut after the container's exit, if the next answer is that the container is gone.
 func TestCompleteIsWhole(t *testing.T) {
+	t.Parallel()
 	for name, tt := range map[string]struct {
 		tune   func(*Exporter)
 		change func(*Options)

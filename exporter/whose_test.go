@@ -58,6 +58,7 @@ func finals(recs []*bundle.Record) (ended []*bundle.Record) {
 // A watch breaks, a pod is deleted and made anew under its name, and a list shows only the new one. The old
 // one has its record, and nothing of what the new one has written.
 func TestNameTakenBetweenTwoLists(t *testing.T) {
+	t.Parallel()
 	for name, tt := range map[string]struct {
 		capture Capture
 		words   string // of the old pod
@@ -133,6 +134,7 @@ func TestHeldWhenTheNameIsTaken(t *testing.T) {
 // The status tells of a restart many seconds after it: what the kubelet serves meanwhile is the next run's.
 // The kubelet still has the log of the run before, and serves it by that name.
 func TestLiveVeryLateStatus(t *testing.T) {
+	t.Parallel()
 	for name, words := range map[string]string{"words": "mine\n", "silent": ""} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
