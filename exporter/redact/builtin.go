@@ -25,7 +25,7 @@ func Builtin() []Rule {
 // assigned are known by what stands before them.
 func assigned() []Rule {
 	return []Rule{
-		{Name: "private-key", Pattern: keyBegin, key: true},
+		{Name: keyRule, Pattern: keyBegin, key: true},
 		{Name: "authorization-header", Pattern: `(?i)authorization` + is + `(?:(?:bearer|basic|digest|negotiate|token|apikey)\s+)?(?P<secret>[^\s"'\\,\]]{8,})`, keep: isWord},
 		{Name: "bearer-token", Pattern: `(?i)bearer\s+(?P<secret>[a-z0-9._~+/=-]{16,})`, keep: isWord},
 		// A password with / ? or # must be escaped in a URL; without that, http://host:80/?q=a@b would be one.
