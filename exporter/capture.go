@@ -68,19 +68,19 @@ type capture struct {
 
 // held is a log as far as it was read, and what speaks for it.
 type held struct {
-	out      *output
-	log      *podlog.Log
-	asked    slot            // the slot that the first read asked for
-	served   bool            // the kubelet has served what is held, be it nothing
-	own      bool            // the kubelet has named this very run when it was asked without previous
-	node     *nodelog.Report // of the node's files, if they were read last
-	tookUp   bool            // it was looked for what was stored of this log before
-	earlier  *bundle.Record  // the snapshot that this log goes on from
-	resumed  bool            // it begins with what an earlier process has read
-	tookText bool            // and that holds what the process had not committed
-	aligned  bool            // the whole file was read again and is what is held, from its first line on
-	middle   bundle.Part
-	tail     bundle.Part
+	out     *output
+	log     *podlog.Log
+	asked   slot            // the slot that the first read asked for
+	served  bool            // the kubelet has served what is held, be it nothing
+	own     bool            // the kubelet has named this very run when it was asked without previous
+	node    *nodelog.Report // of the node's files, if they were read last
+	tookUp  bool            // it was looked for what was stored of this log before
+	earlier *bundle.Record  // the snapshot that this log goes on from
+	resumed bool            // it begins with what an earlier process has read
+	met     bool            // a read has come to the last line of that
+	aligned bool            // the whole file was read again and is what is held, from its first line on
+	middle  bundle.Part
+	tail    bundle.Part
 }
 
 // begin puts a run on the queue, if an export takes it, and says so. It is the tracker's work function: it
@@ -266,21 +266,15 @@ func (h *held) had() bool { return h.log != nil && (h.log.Bytes() > 0 || h.serve
 // since is where a further read begins: a second before the last stamp held, because stdout and stderr
 // are stamped apart, so that a later line may have an earlier stamp.
 func (h *held) since() time.Time {
-	if h.log == nil {
+	if h.log == nil || h.log.Last().IsZero() {
 		return time.Time{}
 	}
-	last := h.log.Last()
-	if last.IsZero() {
-		last = h.out.heldUntil()
-	}
-	if last.IsZero() {
-		return last
-	}
-	return last.Add(-time.Second)
+	return h.log.Last().Add(-time.Second)
 }
 
 // joined notes a read that did not meet what was held.
 func (h *held) joined(res podlog.Result) {
+	h.met = h.met || res.Join == podlog.JoinExact
 	if res.Unchecked > 0 && res.Join != podlog.JoinHole && res.Missed == 0 && h.middle.State == bundle.Proven {
 		h.middle = bundle.Part{State: bundle.Unproven, Cause: bundle.CauseJoinFailed, Evidence: []string{
 			fmt.Sprintf("%d lines of a further read were too old to be compared with what is held", res.Unchecked),

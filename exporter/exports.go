@@ -200,11 +200,22 @@ func (c *capture) rewrite(x *Export) error {
 	if err != nil {
 		return err
 	}
-	out, err := newOutput(c.e.spool, c.e.encoders, x.Compression, about)
+	compression := x.Compression
+	if c.earlier != nil { // a log has one compression
+		compression = c.export.Compression
+	}
+	out, err := newOutput(c.e.spool, c.e.encoders, compression, about)
 	if err != nil {
 		return err
 	}
 	out.redact(x.Redact)
+	if c.earlier != nil {
+		if err := out.resume(c.earlier); err != nil {
+			out.abort()
+			return err
+		}
+	}
+	out.parts = old.parts
 	out.first, out.firstSecond = old.beginning()
 	if _, err := io.Copy(out, text); err != nil {
 		out.abort()

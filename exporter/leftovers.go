@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"math"
 	"os"
 	"slices"
 	"strings"
@@ -17,8 +16,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/kubelogexporter/kubelogexporter/exporter/redact"
-	"github.com/kubelogexporter/kubelogexporter/exporter/selection"
+	"github.com/kubelogexporter/kubelogexporter/exporter/podlog"
 	"github.com/kubelogexporter/kubelogexporter/sink"
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
@@ -51,6 +49,13 @@ func (l *leftovers) take(id runID) []*leftover {
 	left := l.m[id]
 	delete(l.m, id)
 	return left
+}
+
+// redacted says whether text of a run was left that went through a redactor.
+func (l *leftovers) redacted(id runID) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.ContainsFunc(l.m[id], (*leftover).redacted)
 }
 
 func (l *leftovers) ids() []runID {
@@ -161,6 +166,16 @@ func idOf(rec *bundle.Record) runID {
 
 // redacted says whether its text went through a redactor.
 func (l *leftover) redacted() bool { return l.about.Capture.Redaction != nil }
+
+// wholeLines returns how much of its text are whole lines.
+func (l *leftover) wholeLines(spool *sink.Dir) (int64, error) {
+	text, done, err := l.text(spool)
+	if err != nil {
+		return 0, err
+	}
+	defer done()
+	return wholeLines(text)
+}
 
 // text opens the log text of a leftover, as far as its bytes go.
 func (l *leftover) text(spool *sink.Dir) (io.Reader, func(), error) {
@@ -299,9 +314,10 @@ func (u *until) Read(p []byte) (int, error) {
 // takeLeftovers goes on with what an earlier process had read of the run and not committed, before the
 // source is asked. It follows what was committed last, if anything was.
 func (c *capture) takeLeftovers(ctx context.Context) {
+	byStamp := c.e.leftovers.redacted(c.run.id)
 	all := c.e.leftovers.take(c.run.id)
 	for i, left := range all {
-		if err := c.takeLeftover(ctx, left); err != nil {
+		if err := c.takeLeftover(ctx, left, byStamp); err != nil {
 			c.reset()
 			for _, left := range all[i:] {
 				c.e.leftovers.add(c.run.id, left)
@@ -315,19 +331,28 @@ func (c *capture) takeLeftovers(ctx context.Context) {
 	}
 }
 
-func (c *capture) takeLeftover(ctx context.Context, left *leftover) error {
+// takeLeftover goes on with one of them. byStamp says that one was redacted, so that they can be compared with
+// each other, and with what is read, by their stamps only.
+func (c *capture) takeLeftover(ctx context.Context, left *leftover, byStamp bool) error {
+	if err := c.open(); err != nil {
+		return err
+	}
+	if byStamp && c.log.Bytes() == 0 {
+		c.log.CompareStamps()
+	}
 	text, done, err := left.text(c.e.spool)
 	if err != nil {
 		return err
 	}
 	defer done()
-	if err := c.open(); err != nil {
-		return err
+	if byStamp { // a secret may lie across the end of the last line: it is read again
+		whole, err := left.wholeLines(c.e.spool)
+		if err != nil {
+			return err
+		}
+		text = io.LimitReader(text, whole)
 	}
-	if c.out.sieve != nil && left.redacted() {
-		return c.takeRedacted(text)
-	}
-	if c.earlier != nil && c.out.sieve == nil {
+	if c.earlier != nil {
 		tail, closeTail, err := c.e.storedTail(ctx, c.earlier)
 		defer closeTail()
 		if err != nil {
@@ -335,7 +360,16 @@ func (c *capture) takeLeftover(ctx context.Context, left *leftover) error {
 		}
 		text = io.MultiReader(tail, text)
 	}
-	res, err := c.log.Read(text)
+	var res podlog.Result
+	read := func() (err error) {
+		res, err = c.log.Read(text)
+		return err
+	}
+	if left.redacted() {
+		err = c.out.copy(left.about.Capture.Redaction.Rules, read)
+	} else {
+		err = read()
+	}
 	if err == nil && c.out.isFull() {
 		err = errSpoolFull
 	}
@@ -356,132 +390,11 @@ func (c *capture) takeLeftover(ctx context.Context, left *leftover) error {
 		return nil
 	}
 	c.joined(res)
-	c.resumed, c.tookText, c.followed, c.asked = true, true, true, slotCurrent
+	c.resumed, c.met, c.followed, c.asked = true, false, true, slotCurrent
+	c.recall(ctx)
 	c.notes.Lock()
 	c.reads = append(c.reads, bundle.Read{Time: time.Now().UTC(), Method: "spool", RawBytes: res.Bytes, Result: "ok"})
 	c.notes.Unlock()
 	c.out.flush()
 	return nil
-}
-
-// takeRedacted goes on with text that was redacted before it was kept. If an earlier leftover was taken up,
-// the two overlap: a process was killed while it took up the one, or began anew because it could not.
-func (c *capture) takeRedacted(text io.Reader) error {
-	o := c.out
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	var held heldEnd
-	switch {
-	case c.tookText && c.log.Bytes() > 0:
-		held = heldEnd{last: c.log.Last(), n: math.MaxInt}
-	case c.tookText:
-		held = heldEnd{last: o.sieve.last, n: o.sieve.n}
-	}
-	first, last, n, err := copyHeld(o.w, text, held)
-	if err != nil || last.IsZero() {
-		return err
-	}
-	if c.earlier == nil && !c.tookText {
-		o.first = first
-	}
-	c.tookText = true
-	o.sieve.goOn(last, n)
-	c.resumed = true
-	return o.w.Flush()
-}
-
-// adopt gives a record to what an earlier process had read of runs that nobody knows any more, once every
-// pod has been seen.
-func (e *Exporter) adopt(ctx context.Context) {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for len(e.leftovers.ids()) > 0 {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		if e.Ready() != nil {
-			continue
-		}
-		for _, id := range e.leftovers.ids() {
-			if e.tracker.knows(id.podUID) {
-				continue
-			}
-			for _, left := range e.leftovers.take(id) {
-				if err := e.adoptOne(left); err != nil {
-					e.log.Warn("cannot give a record to a capture that was not finished; the next start tries again", "namespace", left.about.Namespace, "pod", left.about.Pod.Name, "err", err)
-				}
-			}
-		}
-	}
-}
-
-// redactorOf returns the redactor of the export that takes a run which is known from a record only, nil if
-// it has none. Of a run that no export takes any more the secrets are taken out all the same.
-func (e *Exporter) redactorOf(rec *bundle.Record) *redact.Redactor {
-	pod := &podInfo{namespace: rec.Namespace, name: rec.Pod.Name, uid: types.UID(rec.Pod.UID), labels: flat(rec.Pod.Labels), owners: rec.Pod.Owners, node: rec.Pod.NodeName}
-	v := view{id: idOf(rec), kind: rec.Container.Type, restart: rec.Container.RestartCount, image: rec.Container.Image, imageID: rec.Container.ImageID}
-	if rec.State.StartedAt != nil {
-		v.startedAt = *rec.State.StartedAt
-	}
-	all := e.exports.Load()
-	if x, d := e.decide(all, &run{view: v}, moment{pod: pod}, time.Time{}); d != selection.No {
-		return x.Redact
-	}
-	for _, x := range all.list {
-		if x.Redact != nil {
-			return x.Redact
-		}
-	}
-	return nil
-}
-
-// adoptOne makes a snapshot of a leftover.
-func (e *Exporter) adoptOne(left *leftover) error {
-	text, done, err := left.text(e.spool)
-	if err != nil {
-		return err
-	}
-	defer done()
-	rec := *left.about
-	redactor := (*redact.Redactor)(nil)
-	if !left.redacted() {
-		if redactor = e.redactorOf(&rec); redactor != nil {
-			rec.Capture.Redaction = &bundle.Redaction{Rules: redactor.Names()}
-		}
-	}
-	about, err := bundle.Encode(&rec)
-	if err != nil {
-		return err
-	}
-	out, err := newOutput(e.spool, e.encoders, bundle.Zstd, about)
-	if err != nil {
-		return err
-	}
-	defer out.abort()
-	out.redact(redactor)
-	if _, err := io.Copy(out, text); err != nil {
-		return err
-	}
-	unproven := bundle.Part{State: bundle.Unproven, Cause: bundle.CauseTailUnproven, Evidence: []string{"the exporter ended while it read"}}
-	rec.State.Running, rec.State.FinishedAt = true, nil
-	rec.Verdict = bundle.Verdict{Head: unproven, Middle: unproven, Tail: unproven}
-	if err := out.seal(&rec); err != nil {
-		return err
-	}
-	if rec.RawBytes > 0 {
-		run, err := bundle.KeyOf(&rec)
-		if err != nil {
-			return err
-		}
-		if err := out.publish(&rec); err != nil {
-			return err
-		}
-		if err := putRecord(e.spool, run.Record(), &rec); err != nil && !errors.Is(err, sink.ErrExists) {
-			return err
-		}
-		e.ship.add(run.Record(), &rec)
-	}
-	return left.remove(e.spool)
 }

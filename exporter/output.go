@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -34,6 +35,11 @@ type output struct {
 	cutAt time.Time
 	cut   int64  // bytes of text at the last cut
 	sieve *sieve // nil if nothing is redacted
+	own   bool   // something was written that was not redacted before
+	// recount is set while what is written was.
+	recount *redact.Recount
+	// parts say what was looked for in the parts of the log that were written before, nil if nothing was.
+	parts []*bundle.Redaction
 	// What the log that is written here knows of its beginning, as of the last write.
 	log         *podlog.Log
 	first       time.Time
@@ -96,12 +102,18 @@ func (o *output) Write(p []byte) (int, error) {
 	if o.full {
 		return len(p), nil // what is held stays whole up to here
 	}
-	if o.log != nil && (o.sieve == nil || o.sieve.last.IsZero()) {
+	if o.log != nil {
 		o.first, o.firstSecond = o.log.First(), o.log.FirstSecond()
 	}
-	if o.sieve != nil {
-		return o.sieve.Write(p)
+	switch {
+	case o.recount != nil:
+		_, _ = o.recount.Write(p) // never fails
+		return o.w.Write(p)
+	case o.sieve != nil:
+		o.own = true
+		return o.sieve.w.Write(p)
 	}
+	o.own = true
 	return o.w.Write(p)
 }
 
@@ -112,22 +124,66 @@ func (o *output) redact(r *redact.Redactor) {
 	}
 }
 
-// broken says whether the text goes on with a hole behind what an earlier process has redacted, or was
-// served, and the last line of that was not in it.
-func (o *output) broken(served bool) bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.sieve != nil && (o.sieve.hole || served && !o.sieve.past && o.sieve.seen < o.sieve.n)
+// redaction is what the record says of what was written. The lock is held.
+func (o *output) redaction() *bundle.Redaction {
+	parts := slices.Clone(o.parts)
+	switch {
+	case o.sieve != nil && (o.own || len(parts) == 0):
+		parts = append(parts, o.sieve.redaction())
+	case o.own:
+		parts = append(parts, nil)
+	}
+	return joinRedactions(parts)
 }
 
-// heldUntil returns the stamp behind which a redacted log goes on; zero for any other.
-func (o *output) heldUntil() time.Time {
+// unsure says whether it is not known whether the text goes on within a private key.
+func (o *output) unsure() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.sieve != nil && o.sieve.unsure
+}
+
+// recalled makes the text go on behind the lines that a redactor has seen.
+func (o *output) recalled(by *redact.Writer) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.sieve.w.GoOnAfter(by)
+	o.sieve.unsure = false
+}
+
+// copy calls a function that writes text which was redacted before, by rules of these names, and enters what
+// that shows.
+func (o *output) copy(rules []string, write func() error) error {
+	o.mu.Lock()
+	count := redact.NewRecount(rules, nil)
+	if o.sieve != nil {
+		count = redact.NewRecount(rules, o.sieve.redactor)
+		if o.sieve.unsure {
+			count.MayBeInKey()
+		}
+	}
+	o.recount = count
+	o.mu.Unlock()
+	err := write()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.recount = nil
+	part := &bundle.Redaction{Rules: rules, Matches: count.Counts()}
+	o.parts = append(o.parts, part)
+	if o.sieve != nil {
+		o.sieve.goOn(part)
+	}
+	return err
+}
+
+// found returns how often secrets were replaced since it was asked last, by rule.
+func (o *output) found() map[string]int64 {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.sieve == nil {
-		return time.Time{}
+		return nil
 	}
-	return o.sieve.last
+	return o.sieve.fresh()
 }
 
 // beginning returns the first stamp of the log, and how much was written in the second from then on. It
@@ -149,8 +205,9 @@ func (o *output) resume(rec *bundle.Record) error {
 		o.files, o.keys = append(o.files, nil), append(o.keys, obj.Key)
 	}
 	o.cut = rec.RawBytes
+	o.parts = append(o.parts, rec.Capture.Redaction)
 	if o.sieve != nil {
-		o.sieve.goOn(lastOf(rec))
+		o.sieve.goOn(rec.Capture.Redaction)
 	}
 	return nil
 }
@@ -183,9 +240,7 @@ func (o *output) due(every time.Duration, size int64) bool {
 func (o *output) segment(rec *bundle.Record) (bool, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.sieve != nil {
-		rec.Capture.Redaction = o.sieve.redaction()
-	}
+	rec.Capture.Redaction = o.redaction()
 	sum, err := o.w.Cut()
 	if err != nil {
 		return false, fmt.Errorf("cut log: %w", err)
@@ -208,8 +263,8 @@ func (o *output) seal(rec *bundle.Record) error {
 		if err := o.sieve.w.Close(); err != nil {
 			return fmt.Errorf("seal log: %w", err)
 		}
-		rec.Capture.Redaction = o.sieve.redaction()
 	}
+	rec.Capture.Redaction = o.redaction()
 	sum, err := o.w.Close()
 	if err != nil {
 		return fmt.Errorf("seal log: %w", err)

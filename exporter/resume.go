@@ -152,11 +152,13 @@ func (c *capture) resume(ctx context.Context, key string) error {
 	if rec.Verdict.Middle.State != bundle.Proven && rec.Verdict.Middle.Cause != bundle.CauseStillRunning {
 		c.middle = rec.Verdict.Middle
 	}
-	if c.out.sieve == nil {
-		if err := c.remember(ctx, rec); err != nil {
-			return err
-		}
+	if rec.Capture.Redaction != nil || c.e.leftovers.redacted(c.run.id) {
+		c.log.CompareStamps()
 	}
+	if err := c.remember(ctx, rec); err != nil {
+		return err
+	}
+	c.recall(ctx)
 	c.notes.Lock()
 	defer c.notes.Unlock()
 	if len(c.reads) == 0 {

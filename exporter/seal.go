@@ -66,6 +66,9 @@ func (c *capture) seal(ctx context.Context) {
 		c.again(c.read)
 		return
 	}
+	if err == nil && c.out != nil {
+		c.e.metrics.redacted(c.out.found())
+	}
 	c.reset()
 	c.e.ship.add(key, rec)
 	if err == nil {

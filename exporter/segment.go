@@ -55,6 +55,9 @@ func (c *capture) storeSoFar() (key string, fresh bool) {
 	if err == nil && fresh {
 		key, err = c.spoolSnapshot(rec)
 	}
+	if err == nil {
+		c.e.metrics.redacted(c.out.found())
+	}
 	if err != nil {
 		c.e.log.Warn("cannot spool a segment, will try again", c.attrs("err", err)...)
 	}
