@@ -79,11 +79,29 @@ func isMask(_, v []byte) bool {
 		return true
 	case bytes.HasPrefix(bytes.TrimPrefix(v, []byte("[")), []byte("REDACTED:")): // done before
 		return true
-	case bytes.HasPrefix(v, []byte("$")), bytes.HasPrefix(v, []byte("%")) && len(v) < 4: // $VAR, ${VAR}, %s
+	case isVariable(v), bytes.HasPrefix(v, []byte("%")) && len(v) < 4: // %s
 		return true
 	}
 	words := []string{"null", "none", "nil", "true", "false", "undefined", "empty", "redacted", "REDACTED", "hidden", "masked", "n/a"}
 	return slices.ContainsFunc(words, func(w string) bool { return string(v) == w })
+}
+
+// isVariable says of a value that it names a variable: $VAR, ${anything} or $(anything). Of those without
+// brackets only upper case counts, because passwords begin with "$" too, and hashes of them do.
+func isVariable(v []byte) bool {
+	name, ok := bytes.CutPrefix(v, []byte("$"))
+	if !ok || len(name) == 0 {
+		return false
+	}
+	if last := name[len(name)-1]; name[0] == '{' && last == '}' || name[0] == '(' && last == ')' {
+		return true
+	}
+	for i, c := range name {
+		if c != '_' && (c < 'A' || c > 'Z') && (i == 0 || c < '0' || c > '9') {
+			return false
+		}
+	}
+	return true
 }
 
 // isProse says of a value that it is a mask, or a word behind a colon: "password: required" stays
