@@ -39,6 +39,9 @@ type capture struct {
 	undecided bool        // which export takes the run, if any, is known at its end
 	closings  int         // closing reads that brought more
 	refused   int         // refusals in a row
+	unstored  int         // how often it was read and could not be spooled
+	stuck     error       // why not, at the last try
+	failed    error       // why a sweep has nothing of it
 	certain   bool        // it was looked whether a read that does not continue what is held is this run's
 	consulted bool        // the node was asked for what the API could not give
 	moved     bool        // the run changed its slot under a read

@@ -138,7 +138,7 @@ func (c *capture) stop(ctx context.Context) {
 		return
 	}
 	if c.running && !c.e.once {
-		c.storeSoFar() // and the next process goes on from there
+		_, _, _ = c.storeSoFar() // and the next process goes on from there
 		c.reset()
 		c.closed()
 		return

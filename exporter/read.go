@@ -249,6 +249,7 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 		c.cannotSpool(err)
 		return podlog.Result{}, false
 	}
+	c.stuck = nil
 	bounded, watched, done := c.watchdog(ctx, req.Follow)
 	defer done()
 	opened := time.Now()

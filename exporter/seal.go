@@ -36,7 +36,7 @@ func (c *capture) seal(ctx context.Context) {
 		c.abandon()
 		return
 	case err != nil: // what is held may be all there is
-		c.refused++
+		c.unspooled(err)
 		c.e.log.Warn("cannot spool, will try again", c.attrs("err", err)...)
 		c.again(c.seal)
 		return
@@ -60,7 +60,7 @@ func (c *capture) seal(ctx context.Context) {
 	rec.Verdict = c.judge(m)
 	key, err := c.commit(rec)
 	if err != nil && !errors.Is(err, errSpooled) {
-		c.refused++
+		c.unspooled(err)
 		c.e.log.Warn("cannot spool, will try again", c.attrs("err", err)...)
 		c.reset()
 		c.again(c.read)

@@ -37,12 +37,13 @@ func (c *capture) segments(ctx context.Context) {
 // snapshot record that names it and all before it. The run's own record will name them too.
 func (c *capture) segment() {
 	if c.out.due(c.e.segmentEvery, segmentSize) {
-		c.storeSoFar()
+		_, _, _ = c.storeSoFar() // tried again when it is due again
 	}
 }
 
-// storeSoFar stores the whole lines that have been read and not stored yet. It may be called beside a stream.
-func (c *capture) storeSoFar() (key string, fresh bool) {
+// storeSoFar stores the whole lines that have been read and not stored yet, and says whether there were any. It
+// may be called beside a stream.
+func (c *capture) storeSoFar() (key string, fresh bool, err error) {
 	m := c.run.now()
 	rec := c.record(m, true)
 	first, firstSecond := c.out.beginning()
@@ -51,17 +52,16 @@ func (c *capture) storeSoFar() (key string, fresh bool) {
 	if c.middle.State != bundle.Proven {
 		rec.Verdict.Middle = c.middle
 	}
-	fresh, err := c.out.segment(rec)
+	fresh, err = c.out.segment(rec)
 	if err == nil && fresh {
 		key, err = c.spoolSnapshot(rec)
 	}
-	if err == nil {
-		c.e.metrics.redacted(c.out.found())
-	}
 	if err != nil {
 		c.e.log.Warn("cannot spool a segment, will try again", c.attrs("err", err)...)
+		return "", false, err
 	}
-	return key, fresh && err == nil
+	c.e.metrics.redacted(c.out.found())
+	return key, fresh, nil
 }
 
 func (c *capture) spoolSnapshot(rec *bundle.Record) (string, error) {

@@ -1,8 +1,10 @@
 package exporter
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -15,7 +17,7 @@ import (
 const sweepPoll = 20 * time.Millisecond
 
 // sweep stores what the running containers that take says yes to have written since they were last looked
-// at, and returns when it is in the spool. Runs that have ended need no sweep: they are captured anyway.
+// at, and returns when it is in the spool, or cannot be had now. Runs that have ended need no sweep: they are captured anyway.
 func (e *Exporter) sweep(ctx context.Context, x *Export, take func(*run) bool) error {
 	var mine []*capture
 	for _, r := range e.tracker.running() {
@@ -28,6 +30,7 @@ func (e *Exporter) sweep(ctx context.Context, x *Export, take func(*run) bool) e
 	}
 	tick := time.NewTicker(sweepPoll)
 	defer tick.Stop()
+	failed, first := 0, error(nil)
 	for _, c := range mine {
 		for c.sweeping.Load() {
 			select {
@@ -38,6 +41,13 @@ func (e *Exporter) sweep(ctx context.Context, x *Export, take func(*run) bool) e
 				return errStopping
 			}
 		}
+		if c.failed != nil {
+			failed++
+			first = cmp.Or(first, c.failed)
+		}
+	}
+	if failed > 0 {
+		return fmt.Errorf("sweep %q: %d of %d logs were not stored, the next sweep tries again: %w", x.Name, failed, len(mine), first)
 	}
 	return nil
 }
@@ -83,12 +93,20 @@ func (c *capture) snapshot(ctx context.Context) {
 		c.seal(ctx)
 	case c.gone:
 		c.over(ctx)
-	case c.sweeping.Load() && c.refused >= oneShotTries:
-		c.e.log.Warn("cannot read a log, the next sweep tries again", c.attrs("err", c.lastError())...)
-		c.over(ctx)
 	default:
-		c.again(c.snapshot)
+		c.snapshotAgain(ctx)
 	}
+}
+
+// snapshotAgain tries once more to read and store what there is so far. A sweep does not try for ever.
+func (c *capture) snapshotAgain(ctx context.Context) {
+	if !c.sweeping.Load() || c.refused < oneShotTries {
+		c.again(c.snapshot)
+		return
+	}
+	c.e.log.Warn("cannot store what a container has written so far, the next sweep tries again", c.attrs("err", c.lastError())...)
+	c.failed = c.failure()
+	c.over(ctx)
 }
 
 // storeSnapshot stores what was read of a run that goes on.
@@ -107,8 +125,13 @@ func (c *capture) storeSnapshot(ctx context.Context) {
 	if c.earlier != nil {
 		before = c.earlier.RawBytes
 	}
-	key, fresh := c.storeSoFar()
+	key, fresh, err := c.storeSoFar()
 	switch {
+	case err != nil:
+		c.reset()
+		c.unspooled(err)
+		c.snapshotAgain(ctx)
+		return
 	case fresh:
 		bytes := c.log.Bytes() - before
 		c.e.tally.add(func(t *tally) { t.bytes += bytes; t.keys = append(t.keys, key) })
@@ -144,6 +167,7 @@ func (c *capture) over(ctx context.Context) {
 		c.e.captures.end()
 		return
 	}
+	c.failed = nil // it has its own record to come
 	c.sweeping.Store(false)
 	c.count()
 	c.next(c.priority(), time.Now(), c.follow)
