@@ -17,6 +17,7 @@ import (
 	"github.com/kubelogexporter/kubelogexporter/exporter/kubetest"
 	"github.com/kubelogexporter/kubelogexporter/exporter/podlog"
 	"github.com/kubelogexporter/kubelogexporter/exporter/redact"
+	"github.com/kubelogexporter/kubelogexporter/exporter/selection"
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
 
@@ -313,5 +314,32 @@ func TestStampBack(t *testing.T) {
 		if got := stampBack(rec, n); !got.Equal(*want) {
 			t.Errorf("%d lines: %v, want %v", n, got, want)
 		}
+	}
+}
+
+// What is redacted once it is known which export takes a run goes on behind what an earlier configuration has
+// stored of it.
+func TestRedactionDecidedAfterSnapshot(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	_, pod, c := w.following("late", "pin=1\n", live)
+	w.stop()
+	before := len(w.kube.Requests("follow=true"))
+	change := redacting(t, Export{Capture: CaptureLive, Compression: bundle.Gzip, Select: selects(t, selection.Spec{Expression: "container.exitCode == 3"})})
+	w.start(func(o *Options) {
+		change(o)
+		o.Exports = append([]Export{{Name: "other", Capture: CaptureLive, Select: selects(t, selection.Spec{Expression: "container.exitCode == 4"})}}, o.Exports...)
+	})
+	w.until("a further stream", func() bool { return len(w.kube.Requests("follow=true")) > before })
+	c.Print(time.Now().Add(2*time.Second), "pin=2\n")
+	c.Exit()
+	exit(pod, 3)
+	w.kube.SetPod(pod)
+	rec := w.final(0)
+	if got := w.words(rec); got != "pin=1 "+pinMark || !rec.Verdict.Complete {
+		t.Errorf("log %q, verdict %+v", got, rec.Verdict)
+	}
+	if r := rec.Capture.Redaction; r == nil || len(r.Rules) > 0 || r.Matches["pin"] != 1 {
+		t.Errorf("redaction %+v", r)
 	}
 }
