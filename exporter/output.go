@@ -158,7 +158,7 @@ func (o *output) copy(rules []string, write func() error) error {
 	count := redact.NewRecount(rules, nil)
 	if o.sieve != nil {
 		count = redact.NewRecount(rules, o.sieve.redactor)
-		if o.sieve.unsure {
+		if o.sieve.w.InKey() {
 			count.MayBeInKey()
 		}
 	}

@@ -343,3 +343,31 @@ func TestRedactionDecidedAfterSnapshot(t *testing.T) {
 		t.Errorf("redaction %+v", r)
 	}
 }
+
+// A key that began in a snapshot and goes on in what a killed process had left is one.
+func TestRedactionCountsKeyOverSnapshot(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	change := func(o *Options) {
+		o.Exports = []Export{{Name: "redacted", Capture: CaptureLive, Redact: pinsAndKeys(t)}}
+	}
+	pod, c := w.pod("left")
+	w.kube.SetPod(pod)
+	e := w.begin(func(e *Exporter) { e.segmentEvery = 500 * time.Millisecond }, change)
+	w.until("a stream", func() bool { return len(w.kube.Requests("follow=true")) > 0 })
+	c.Print(time.Now(), "one\n"+beginKey)
+	w.until("a segment", func() bool { return len(w.records()) > 0 })
+	c.Print(time.Now(), "MIIEowIBAAKCAQEAsecretone\n")
+	w.until("the stream's lines", func() bool { return c.Following() > 0 })
+	<-time.After(50 * time.Millisecond)
+	w.killedNow(e)
+	endAfter("MIIEowIBAAKCAQEAsecrettwo\n"+endKey+"ready\n")(w, pod, c)
+	w.start(change)
+	rec := w.final(0)
+	if got := w.words(rec); got != "one "+strings.Repeat(keyMark+" ", 4)+"ready" || rec.Verdict.Middle.State != bundle.Proven {
+		t.Errorf("log %q, verdict %+v", got, rec.Verdict)
+	}
+	if r := rec.Capture.Redaction; r == nil || r.Matches["private-key"] != 1 {
+		t.Errorf("redaction %+v", r)
+	}
+}

@@ -26,6 +26,9 @@ func (w *Writer) MayBeInKey() {
 	}
 }
 
+// InKey says whether the text so far may end within a private key.
+func (w *Writer) InKey() bool { return w.keys.left > 0 }
+
 // GoOnAfter makes a writer go on behind the lines that another one of the same rules has seen.
 func (w *Writer) GoOnAfter(before *Writer) { w.keys.left = before.keys.left }
 
