@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,28 +20,47 @@ import (
 type Permission struct {
 	Verb, Resource, Subresource string
 	Namespace                   string // empty for all
+	Group                       string // of the resource; empty for Kubernetes' core
+	Name                        string // of the one object that is meant; empty for all
+}
+
+// resource is the whole name of the resource, as kubectl takes it.
+func (p Permission) resource() string {
+	s := p.Resource
+	if p.Group != "" {
+		s += "." + p.Group
+	}
+	if p.Subresource != "" {
+		s += "/" + p.Subresource
+	}
+	return s
 }
 
 // String gives the permission in kubectl's words, such as "get pods/log in namespace shop".
 func (p Permission) String() string {
-	s := p.Verb + " " + p.Resource
-	if p.Subresource != "" {
-		s += "/" + p.Subresource
+	s := p.Verb + " " + p.resource()
+	switch {
+	case p.Namespace != "":
+		return s + " in namespace " + p.Namespace
+	case p.Resource == "nodes": // they are in no namespace
+		return s
 	}
-	if p.Namespace == "" {
-		return s + " in all namespaces"
-	}
-	return s + " in namespace " + p.Namespace
+	return s + " in all namespaces"
 }
 
 // needed are the rights that every use of the exporter needs; deploy/ grants just these.
 func needed(namespace string) []Permission {
 	return []Permission{
-		{"list", "pods", "", namespace},
-		{"watch", "pods", "", namespace},
-		{"get", "pods", "", namespace},
-		{"get", "pods", "log", namespace},
+		{Verb: "list", Resource: "pods", Namespace: namespace},
+		{Verb: "watch", Resource: "pods", Namespace: namespace},
+		{Verb: "get", Resource: "pods", Namespace: namespace},
+		{Verb: "get", Resource: "pods", Subresource: "log", Namespace: namespace},
 	}
+}
+
+// NodeLogAccess is the right that NodeLogs needs, beyond those that every use of the exporter needs.
+func NodeLogAccess() Permission {
+	return Permission{Verb: "get", Resource: "nodes", Subresource: "log"}
 }
 
 // AccessError says which rights an identity lacks, and how to grant them.
@@ -73,17 +93,38 @@ func (e *AccessError) lacks(verbs ...string) bool {
 
 // Fix returns the kubectl commands that grant what is missing.
 func (e *AccessError) Fix() string {
-	ns := e.Missing[0].Namespace
 	subject := "--user=" + e.Identity
 	if sa, name, ok := serviceAccount(e.Identity); ok {
 		subject = "--serviceaccount=" + sa + ":" + name
 	}
-	kind, where := "clusterrole", ""
-	if ns != "" {
-		kind, where = "role", " -n "+ns
+	var steps []string
+	done := make(map[string]bool)
+	for _, p := range e.Missing {
+		name, what := "kubelogexporter", "--verb=get,list,watch --resource=pods,pods/log"
+		if p.Resource != "pods" {
+			name, what = name+"-"+p.Resource, fmt.Sprintf("--verb=%s --resource=%s", strings.Join(e.verbs(p), ","), p.resource())
+		}
+		kind, where := "clusterrole", ""
+		if p.Namespace != "" {
+			kind, where = "role", " -n "+p.Namespace
+		}
+		if role := name + where; !done[role] {
+			done[role] = true
+			steps = append(steps, fmt.Sprintf("kubectl create %s %s%s %s", kind, name, where, what),
+				fmt.Sprintf("kubectl create %sbinding %s%s --%s=%s %s", kind, name, where, kind, name, subject))
+		}
 	}
-	return fmt.Sprintf("kubectl create %s kubelogexporter%s --verb=get,list,watch --resource=pods,pods/log && kubectl create %sbinding kubelogexporter%s --%s=kubelogexporter %s",
-		kind, where, kind, where, kind, subject)
+	return strings.Join(steps, " && ")
+}
+
+// verbs lists those that are missing for the resource of one right.
+func (e *AccessError) verbs(of Permission) (verbs []string) {
+	for _, p := range e.Missing {
+		if p.resource() == of.resource() && p.Namespace == of.Namespace {
+			verbs = append(verbs, p.Verb)
+		}
+	}
+	return verbs
 }
 
 // access finds out what the identity may do and says it once.
@@ -101,8 +142,12 @@ func newAccess(kube kubernetes.Interface, log *slog.Logger) *access {
 
 // check returns an *AccessError if rights are missing in the namespace (empty: in all namespaces).
 func (a *access) check(ctx context.Context, namespace string) error {
+	return a.require(ctx, needed(namespace))
+}
+
+func (a *access) require(ctx context.Context, all []Permission) error {
 	missing := &AccessError{}
-	for _, p := range needed(namespace) {
+	for _, p := range all {
 		ok, err := a.may(ctx, p)
 		if err != nil {
 			return err
@@ -119,8 +164,8 @@ func (a *access) check(ctx context.Context, namespace string) error {
 }
 
 // CheckAccess asks the API server whether the identity has the rights that the exporter needs, in the
-// namespaces or, without any, in all. The error is an *AccessError if rights are missing.
-func CheckAccess(ctx context.Context, config *rest.Config, namespaces []string) error {
+// namespaces or, without any, in all, and more rights. The error is an *AccessError if some are missing.
+func CheckAccess(ctx context.Context, config *rest.Config, namespaces []string, more ...Permission) error {
 	kube, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return fmt.Errorf("make Kubernetes client: %w", err)
@@ -128,19 +173,17 @@ func CheckAccess(ctx context.Context, config *rest.Config, namespaces []string) 
 	if len(namespaces) == 0 {
 		namespaces = []string{metav1.NamespaceAll}
 	}
-	a := newAccess(kube, slog.New(slog.DiscardHandler))
+	var all []Permission
 	for _, ns := range namespaces {
-		if err := a.check(ctx, ns); err != nil {
-			return err
-		}
+		all = append(all, needed(ns)...)
 	}
-	return nil
+	return newAccess(kube, slog.New(slog.DiscardHandler)).require(ctx, append(all, more...))
 }
 
 func (a *access) may(ctx context.Context, p Permission) (bool, error) {
 	r, err := a.kube.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, &authzv1.SelfSubjectAccessReview{
 		Spec: authzv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &authzv1.ResourceAttributes{
-			Namespace: p.Namespace, Verb: p.Verb, Resource: p.Resource, Subresource: p.Subresource,
+			Namespace: p.Namespace, Verb: p.Verb, Group: p.Group, Resource: p.Resource, Subresource: p.Subresource, Name: p.Name,
 		}},
 	}, metav1.CreateOptions{})
 	if err != nil {

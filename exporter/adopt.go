@@ -9,7 +9,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kubelogexporter/kubelogexporter/exporter/redact"
-	"github.com/kubelogexporter/kubelogexporter/exporter/selection"
 	"github.com/kubelogexporter/kubelogexporter/sink"
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
@@ -42,7 +41,7 @@ func (e *Exporter) adopt(ctx context.Context) {
 }
 
 // redactorOf returns the redactor of the export that takes a run which is known from a record only, nil if
-// it has none. Of a run that no export takes any more the secrets are taken out all the same.
+// it has none. Where several may take it, or none takes it any more, the secrets are taken out all the same.
 func (e *Exporter) redactorOf(rec *bundle.Record) *redact.Redactor {
 	pod := &podInfo{namespace: rec.Namespace, name: rec.Pod.Name, uid: types.UID(rec.Pod.UID), labels: flat(rec.Pod.Labels), owners: rec.Pod.Owners, node: rec.Pod.NodeName}
 	v := view{id: idOf(rec), kind: rec.Container.Type, restart: rec.Container.RestartCount, image: rec.Container.Image, imageID: rec.Container.ImageID}
@@ -50,10 +49,11 @@ func (e *Exporter) redactorOf(rec *bundle.Record) *redact.Redactor {
 		v.startedAt = *rec.State.StartedAt
 	}
 	all := e.exports.Load()
-	if x, d := e.decide(all, &run{view: v}, moment{pod: pod}, time.Time{}); d != selection.No {
-		return x.Redact
+	list, _ := e.candidates(all, &run{view: v}, moment{pod: pod})
+	if len(list) == 0 {
+		list = all.list
 	}
-	for _, x := range all.list {
+	for _, x := range list {
 		if x.Redact != nil {
 			return x.Redact
 		}
@@ -90,7 +90,7 @@ func (e *Exporter) adoptOne(left *leftover) error {
 		return err
 	}
 	if left.redacted() {
-		err = out.copy(left.about.Capture.Redaction.Rules, fill)
+		err = out.copy(left.about.Capture.Redaction.Rules, false, fill)
 	} else {
 		err = fill()
 	}

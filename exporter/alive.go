@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/kubelogexporter/kubelogexporter/exporter/podlog"
-	"github.com/kubelogexporter/kubelogexporter/exporter/selection"
 	"github.com/kubelogexporter/kubelogexporter/sink"
 )
 
@@ -37,18 +36,21 @@ func (e *Exporter) recall() error {
 
 // seenAlive is the tracker's word that a run was first seen alive.
 func (e *Exporter) seenAlive(r *run) {
-	x, d := e.decide(e.exports.Load(), r, r.moment(), time.Time{})
-	if d == selection.No {
+	list, sure := e.candidates(e.exports.Load(), r, r.moment())
+	if len(list) == 0 {
 		return
 	}
 	if err := e.ledger.add(entryOf(r, r.pod.pod)); err != nil {
 		e.log.Warn("cannot note the runs that go on; those that end while no exporter runs may get no record", "err", err)
 	}
-	if x.live() {
-		e.beginLive(r, x, d == selection.Maybe)
+	if x := list[len(list)-1]; x.live() { // only the last has no windows
+		e.beginLive(r, x, !sure)
 		return
 	}
-	e.probeHead(r)
+	if !r.probed { // it is offered again whenever the exports are replaced
+		r.probed = true
+		e.probeHead(r)
+	}
 }
 
 // hasRecord is the tracker's word that a run which was seen alive has its record.

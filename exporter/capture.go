@@ -55,6 +55,7 @@ type capture struct {
 	sweeping  atomic.Bool // it is only looked what there is so far
 	looked    bool        // the pod was looked at after the last read
 	noRoom    bool        // the spool was full when there was something to read
+	apart     bool        // the store was away when it was to be looked what it has of the log
 
 	notes  sync.Mutex // what goes into a record, which may be written beside a stream
 	reads  []bundle.Read
@@ -94,7 +95,7 @@ func (e *Exporter) begin(r *run, p priority) bool {
 		return true
 	}
 	m := r.moment()
-	x, d := e.takes(r, m)
+	x, d := e.takes(r, m, e.endOf(m))
 	if d == selection.No {
 		return false
 	}
@@ -234,10 +235,20 @@ func (c *capture) open() error {
 	return nil
 }
 
-// reset throws away what was read, because it may be another run's or the spool failed.
+// reset throws away what was read, because it may be another run's, or can be had again.
 func (c *capture) reset() {
 	c.held.end(c.e)
 	c.held = held{}
+}
+
+// leave leaves what was read and is not in the spool for good where the next look at the run or the next process
+// finds it, unless it may be another run's or can be had again.
+func (c *capture) leave() {
+	if c.out == nil || c.out.draft == nil || c.atSource() || !c.out.unsafe() || c.foreign(c.run.now()) {
+		c.reset()
+		return
+	}
+	c.putDown()
 }
 
 // keep puts what was read aside: it is taken up again if nothing better comes.
@@ -317,10 +328,11 @@ func (c *capture) note(method string, res podlog.Result, err error) {
 	c.reads = append(c.reads, r)
 }
 
-// abandon gives up when the exporter stops. The run stays unrecorded; the next start finds it again.
+// abandon ends a capture when the exporter stops. The run stays unrecorded; the next start finds it again, and
+// what was read of it.
 func (c *capture) abandon() {
 	c.drop()
-	c.reset()
+	c.leave()
 	if c.sweeping.Swap(false) { // it was never counted
 		c.e.captures.end()
 		return

@@ -35,7 +35,8 @@ type Options struct {
 	Spool string
 	// Cluster names the cluster in keys and records.
 	Cluster string
-	// Namespaces limit the watch; empty means every namespace that the identity may see.
+	// Namespaces limit the watch; empty means those that the exports name or, if an export may take runs of
+	// any, every namespace that the identity may see.
 	Namespaces []string
 	// DefaultNamespace is watched if nothing else may be.
 	DefaultNamespace string
@@ -46,7 +47,8 @@ type Options struct {
 	// Exports say which of these are captured and how. Empty means one that takes all of them, with
 	// Compression and Capture.
 	Exports []Export
-	// Only leaves the runs of all exports but this one alone; empty means none.
+	// Only leaves the runs of all exports but this one alone; empty means none. Then Export keeps to windows,
+	// also to this one's, and otherwise it does not.
 	Only        string
 	Compression bundle.Compression
 	Capture     Capture
@@ -144,6 +146,8 @@ type Exporter struct {
 	rotateAt  int64
 	// These are the constants of the same names, but for tests.
 	segmentEvery, renewAfter time.Duration
+	segmentsToDouble         int
+	maxNamed                 int
 	stopped                  chan struct{} // closed when Run's context has ended
 	ship                     *shipper
 	space                    *space
@@ -157,9 +161,11 @@ type Exporter struct {
 	metrics                  *metrics
 	once                     bool // a one-off Export
 	tally                    tally
-	captures                 inFlight // begun and not finished
-	scoped                   atomic.Bool
-	syncing                  inFlight // informers that have not seen every pod yet
+	captures                 inFlight                // begun and not finished
+	scoped                   atomic.Pointer[exports] // those for which it was found out what to watch
+	barred                   atomic.Bool             // some of that cannot be watched yet
+	replaced                 chan struct{}           // has room for one word that the exports are others
+	syncing                  inFlight                // informers that have not seen every pod yet
 }
 
 // New checks the options, opens and locks the spool, and touches neither cluster nor bucket.
@@ -203,7 +209,8 @@ func New(o Options) (*Exporter, error) {
 		queue:     newQueue(orDefault(o.Follows, defaultFollows), orDefault(o.LiveFollows, defaultLiveFollows), orDefault(o.Reads, defaultReads)),
 		nodeFiles: files,
 		rate:      newRate(o.ReadRate),
-		rotateAt:  orDefault(o.RotateAt, cautiousRotateAt), stopped: make(chan struct{}), segmentEvery: segmentEvery, renewAfter: renewAfter,
+		rotateAt:  orDefault(o.RotateAt, cautiousRotateAt), stopped: make(chan struct{}), replaced: make(chan struct{}, 1), segmentEvery: segmentEvery, renewAfter: renewAfter,
+		segmentsToDouble: segmentsToDouble, maxNamed: maxNamed,
 	}
 	e.exports.Store(chosen)
 	e.undecidable.Interval = time.Minute
@@ -278,8 +285,16 @@ func orDefault[T int | int64 | time.Duration](n, d T) T {
 // Ready returns nil once every pod of the watched namespaces has been seen. A store that is away is
 // no reason not to be ready: captures wait in the spool.
 func (e *Exporter) Ready() error {
+	if e.barred.Load() {
+		return errors.New("some of the namespaces that the exports name cannot be watched yet")
+	}
+	return e.seen()
+}
+
+// seen returns nil once every pod has been seen of the namespaces that can be watched.
+func (e *Exporter) seen() error {
 	switch {
-	case !e.scoped.Load():
+	case e.scoped.Load() != e.exports.Load():
 		return errors.New("the cluster cannot be watched yet")
 	case e.syncing.count() > 0:
 		return errors.New("the pods are being listed")

@@ -235,7 +235,7 @@ func TestSpoolFailsThenPodGone(t *testing.T) {
 		t.Fatal("the log could not be read")
 	}
 	_ = cap1.readEnd(t.Context())
-	cap1.reset() // what a failed commit does
+	cap1.reset() // what a failed commit does with a log that its source has
 	r.pod.gone = true
 	cap1.take(t.Context(), "get", podlog.Request{})
 	if v := cap1.judge(r.now()); v.Complete || v.Head.State != bundle.Lost {

@@ -82,13 +82,30 @@ func (x *exports) redactOtherwise(than *Export) bool {
 	return slices.ContainsFunc(x.list, func(other *Export) bool { return other.Redact != nil && other.Redact != than.Redact })
 }
 
-// SetExports replaces the exports while the exporter runs. Captures that were begun go on as they were.
+// namespaces returns those that can hold a run that is taken, if all of them are named. only is as in Options.
+func (x *exports) namespaces(only string) []string {
+	var all selection.Exports
+	for _, e := range x.list {
+		if only == "" || e.Name == only {
+			all = append(all, e.Select)
+		}
+	}
+	list, _ := all.Namespaces()
+	return list
+}
+
+// SetExports replaces the exports while the exporter runs. Captures that were begun go on as they were. If the
+// new ones name further namespaces, these are watched from now on.
 func (e *Exporter) SetExports(list []Export) error {
 	x, err := newExports(list)
 	if err != nil {
 		return err
 	}
 	e.exports.Store(x)
+	select {
+	case e.replaced <- struct{}{}:
+	default:
+	}
 	e.tracker.reconsider()
 	return nil
 }
@@ -102,31 +119,39 @@ func (e *Exporter) HasExport(name string) bool {
 }
 
 // Sweep stores what the running containers that an export takes have written since they were last looked at,
-// and returns when it is in the spool. At the first one the whole log is stored.
+// and returns when it is in the spool. At the first one the whole log is stored. Until every pod has been seen,
+// see Ready, it waits: what runs is not known before.
 func (e *Exporter) Sweep(ctx context.Context, name string) error {
+	if err := e.awaitSeen(ctx); err != nil {
+		return fmt.Errorf("sweep %q: %w", name, err)
+	}
 	x := e.exports.Load()
 	i := slices.IndexFunc(x.list, func(x *Export) bool { return x.Name == name })
 	if i < 0 {
 		return fmt.Errorf("sweep %q: %w", name, ErrNoExport)
 	}
+	now := at(time.Now())
+	windows := func(other *Export) selection.Decision {
+		if other == x.list[i] { // whoever asks for it now does not mean its windows
+			return selection.Yes
+		}
+		return other.during(now, false)
+	}
 	return e.sweep(ctx, x.list[i], func(r *run) bool {
-		taken, d := e.decide(x, r, r.now(), time.Time{})
+		taken, d := e.decide(x, r, r.now(), windows)
 		return d == selection.Yes && taken == x.list[i]
 	})
 }
 
-// decide returns which export takes a run. Of an export with windows only the runs count that end in one:
-// at is when this one ends, as far as is known; zero leaves windows out of account.
-func (e *Exporter) decide(x *exports, r *run, m moment, at time.Time) (*Export, selection.Decision) {
+// decide returns which export takes a run: the first whose selection and whose windows do not say No.
+func (e *Exporter) decide(x *exports, r *run, m moment, windows func(*Export) selection.Decision) (*Export, selection.Decision) {
 	for _, export := range x.list {
-		if !at.IsZero() && export.windowed() {
-			if _, open := export.Schedule.Window(at); !open {
-				continue
-			}
+		d := windows(export)
+		if d == selection.No {
+			continue
 		}
-		d := selection.Yes
 		if !export.everything { // the usual case, in which no run need be described
-			d = e.match(export, r, m)
+			d = min(d, e.match(export, r, m))
 		}
 		if d == selection.No {
 			continue
@@ -137,6 +162,69 @@ func (e *Exporter) decide(x *exports, r *run, m moment, at time.Time) (*Export, 
 		return export, d
 	}
 	return nil, selection.No
+}
+
+// candidates returns the exports that may take a run which goes on and of whose end nothing is known: those
+// in whose windows it may end, and the first that has none. sure says that there is one, and that it takes
+// the run.
+func (e *Exporter) candidates(x *exports, r *run, m moment) (list []*Export, sure bool) {
+	for _, export := range x.list {
+		d := selection.Yes
+		if !export.everything {
+			d = e.match(export, r, m)
+		}
+		switch {
+		case d == selection.No, export.windowed() && export.Schedule.Spec().Suspend:
+		case export.windowed():
+			list = append(list, export)
+		default:
+			return append(list, export), d == selection.Yes && len(list) == 0
+		}
+	}
+	return list, false
+}
+
+// span is when a run has ended or will end, as far as is known: not before from, and not after to.
+type span struct{ from, to time.Time }
+
+func at(t time.Time) span { return span{t, t} }
+
+// during says whether the export's windows take a run that ends in a span of time. While the run goes on it
+// is not said for good.
+func (x *Export) during(end span, ended bool) selection.Decision {
+	if !x.windowed() {
+		return selection.Yes
+	}
+	_, open := x.Schedule.Window(end.from)
+	if !open && !x.Schedule.Spec().Suspend {
+		next := x.Schedule.Next(end.from)
+		open = !next.IsZero() && !next.After(end.to)
+	}
+	switch {
+	case !open:
+		return selection.No
+	case ended:
+		return selection.Yes
+	}
+	return selection.Maybe
+}
+
+// killTakes is more than passes, as a rule, between a pod's deletionTimestamp, at which the kubelet kills what
+// is left of it, and the end of its containers.
+const killTakes = 30 * time.Second
+
+// endOf says when a run ends. Where the status does not tell, what is known bounds it.
+func (e *Exporter) endOf(m moment) span {
+	now := time.Now()
+	switch {
+	case m.term != nil && !m.term.FinishedAt.IsZero():
+		return at(m.term.FinishedAt.Time)
+	case m.remembered && m.podGone && !e.known.IsZero(): // while no exporter ran
+		return span{e.known, now}
+	case m.dying && !m.ended() && now.Before(m.pod.deletion.Add(killTakes)):
+		return span{now, m.pod.deletion.Add(killTakes)}
+	}
+	return at(now)
 }
 
 func (e *Exporter) match(x *Export, r *run, m moment) selection.Decision {
@@ -154,15 +242,14 @@ func (e *Exporter) match(x *Export, r *run, m moment) selection.Decision {
 	return d
 }
 
-// takes decides about a run whose log would be read now.
-func (e *Exporter) takes(r *run, m moment) (*Export, selection.Decision) {
-	at := time.Now()
-	if e.once { // whoever asks for an export now does not mean its windows
-		at = time.Time{}
-	} else if m.term != nil && !m.term.FinishedAt.IsZero() {
-		at = m.term.FinishedAt.Time
-	}
-	return e.decide(e.exports.Load(), r, m, at)
+// takes decides about a run that has ended, or whose pod is being deleted.
+func (e *Exporter) takes(r *run, m moment, end span) (*Export, selection.Decision) {
+	return e.decide(e.exports.Load(), r, m, func(x *Export) selection.Decision {
+		if e.once && e.opts.Only == "" { // whoever asks for all exports now does not mean their windows
+			return selection.Yes
+		}
+		return x.during(end, m.ended())
+	})
 }
 
 // settleExport decides for good who takes a run that has ended. What cannot be known any more, such as the
@@ -171,7 +258,11 @@ func (c *capture) settleExport(m moment) (taken bool, err error) {
 	if !c.undecided {
 		return true, nil
 	}
-	x, d := c.e.takes(c.run, m)
+	end := c.e.endOf(m)
+	if m.term == nil && c.log != nil && !c.log.Last().IsZero() && c.log.Last().Before(end.from) {
+		end.from = c.log.Last()
+	}
+	x, d := c.e.takes(c.run, m, end)
 	if d == selection.No {
 		return false, nil
 	}
@@ -189,8 +280,10 @@ func (c *capture) rewrite(x *Export) error {
 	if c.out == nil || c.out.draft == nil {
 		return nil
 	}
-	c.out.flush()
 	old := c.out
+	if err := old.kept(); err != nil {
+		return err
+	}
 	text, done, err := (&leftover{draft: old.draft}).text(c.e.spool)
 	if err != nil {
 		return err
@@ -202,7 +295,7 @@ func (c *capture) rewrite(x *Export) error {
 	}
 	compression := x.Compression
 	if c.earlier != nil { // a log has one compression
-		compression = c.export.Compression
+		compression = old.compression
 	}
 	out, err := newOutput(c.e.spool, c.e.encoders, compression, about)
 	if err != nil {
@@ -210,14 +303,17 @@ func (c *capture) rewrite(x *Export) error {
 	}
 	out.redact(x.Redact)
 	if c.earlier != nil {
-		if err := out.resume(c.earlier); err != nil {
-			out.abort()
-			return err
-		}
+		err = out.resume(c.earlier)
 	}
 	out.parts = old.parts
 	out.first, out.firstSecond = old.beginning()
-	if _, err := io.Copy(out, text); err != nil {
+	if err == nil {
+		_, err = io.Copy(out, text)
+	}
+	if err == nil {
+		err = out.kept()
+	}
+	if err != nil {
 		out.abort()
 		return err
 	}

@@ -1,6 +1,7 @@
 package exporter
 
 import (
+	"context"
 	"strings"
 	"sync"
 	"testing"
@@ -143,6 +144,49 @@ func TestSetExports(t *testing.T) {
 	w.account()
 }
 
+// One of several exports, once: what those before it take is theirs, and left alone.
+func TestExportOnly(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for _, name := range []string{"a", "bb", "ccc"} {
+		pod, c := w.pod(name)
+		c.Print(time.Now(), name+"\n")
+		if name != "ccc" {
+			c.Exit()
+			exit(pod, 1)
+		}
+		w.kube.SetPod(pod)
+	}
+	for _, tt := range []struct{ only, want string }{
+		{"first", "a:export"},
+		{"second", "a:export bb:export ccc:export"},
+		{"", "a:export bb:export ccc:export"},
+	} {
+		before := len(w.kube.Requests("/log?"))
+		e := w.exporter(func(o *Options) {
+			o.Only = tt.only
+			o.Exports = []Export{{Name: "first", Select: selects(t, selection.Spec{Labels: "app=a"})}, {Name: "second"}}
+		})
+		if err := e.Export(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		if p := e.Progress(); p.Pods != 3 || p.Done != p.Runs || len(p.Failures) > 0 {
+			t.Errorf("only %q: %+v", tt.only, p)
+		}
+		if err := e.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.archived(); got != tt.want {
+			t.Errorf("only %q: archived %s, want %s", tt.only, got, tt.want)
+		}
+		for _, r := range w.kube.Requests("/log?")[before:] {
+			if tt.only == "first" && !strings.Contains(r, "/a/") || tt.only == "second" && strings.Contains(r, "/a/") {
+				t.Errorf("only %q: %s", tt.only, r)
+			}
+		}
+	}
+}
+
 // What an expression asks for may never be known. Then the run is taken.
 func TestExportOfUnknownEnd(t *testing.T) {
 	t.Parallel()
@@ -256,5 +300,103 @@ func TestExportsReplacedUnderLoad(t *testing.T) {
 	}
 	if len(seen) != runs || replaced < 20 {
 		t.Errorf("%d runs have a record, the exports were replaced %d times", len(seen), replaced)
+	}
+}
+
+// New exports may name further namespaces. These are watched too, as soon as that is allowed; what was watched
+// before goes on meanwhile.
+func TestSetExportsElsewhere(t *testing.T) {
+	t.Parallel()
+	w := newTrapped(t, nil)
+	in := func(namespaces ...string) []Export {
+		return []Export{{Name: "named", Select: selects(t, selection.Spec{Namespaces: namespaces})}}
+	}
+	e := w.run(func(o *Options) { o.Exports = in("shop") })
+	w.until("the exporter to be ready", func() bool { return e.Ready() == nil })
+	elsewhere, c := w.pod("till")
+	elsewhere.Namespace = "pay"
+	w.kube.Log("pay", "till", "app", c.Serve)
+	w.kube.SetPod(elsewhere)
+	endAfter("elsewhere\n")(w.world, elsewhere, c)
+	if got := w.kube.Requests("/namespaces/pay/"); len(got) > 0 {
+		t.Errorf("requests to a namespace that no export names: %s", got)
+	}
+
+	w.kube.Deny("list", "pods", true)
+	if err := e.SetExports(in("shop", "pay")); err != nil {
+		t.Fatal(err)
+	}
+	w.until("the refusal", func() bool { return strings.Contains(w.said(), "access refused") })
+	if err := e.Ready(); err == nil {
+		t.Error("the exporter is ready, although a namespace cannot be watched")
+	}
+	w.runOf("a", "meanwhile\n", 0)
+	w.await(1)
+	if err := e.Sweep(t.Context(), "named"); err != nil {
+		t.Error(err)
+	}
+
+	w.kube.Deny("list", "pods", false)
+	w.await(2)
+	w.until("the exporter to be ready", func() bool { return e.Ready() == nil })
+	if err := e.SetExports([]Export{{Name: "all"}}); err != nil {
+		t.Fatal(err)
+	}
+	third, c := w.pod("third")
+	third.Namespace = "third"
+	w.kube.Log("third", "third", "app", c.Serve)
+	w.kube.SetPod(third)
+	endAfter("anywhere\n")(w.world, third, c)
+	w.await(3)
+	w.account()
+}
+
+// What a running container's log begins with is looked for once, however often the exports are replaced.
+func TestSetExportsProbesOnce(t *testing.T) {
+	t.Parallel()
+	w := newTrapped(t, nil)
+	pod, c := w.pod("probed")
+	c.Print(time.Now(), "first\n")
+	w.kube.SetPod(pod)
+	e := w.run(nil)
+	probes := func() int { return len(w.kube.Requests("limitBytes=64")) }
+	w.until("the probe", func() bool { return probes() > 0 && e.Ready() == nil })
+	for range 5 {
+		if err := e.SetExports([]Export{{Name: "all"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-time.After(200 * time.Millisecond)
+	if n := probes(); n != 1 {
+		t.Errorf("%d probes", n)
+	}
+}
+
+// A request for one export does not mean its windows. Those before it keep theirs: what ended outside of them is
+// not theirs.
+func TestOnlyBehindWindows(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	past := time.Now().UTC().Add(-3 * time.Hour)
+	shut, err := schedule.Parse(schedule.Spec{Cron: past.Format("4 15 * * *"), WatchFor: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.runOf("outside", "outside\n", 0)
+	inside, c := w.pod("inside-its-window")
+	c.Print(past, "inside\n")
+	c.Exit()
+	exit(inside, 0)
+	inside.Status.ContainerStatuses[0].State.Terminated.FinishedAt.Time = past.Add(time.Minute)
+	w.kube.SetPod(inside)
+	e := w.exporter(func(o *Options) {
+		o.Exports, o.Only = []Export{{Name: "night", Schedule: shut}, {Name: "rest"}}, "rest"
+	})
+	defer e.Close() //nolint:errcheck // a test's own
+	if err := e.Export(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.archived(); got != "outside:export" && got != "outside:final" {
+		t.Errorf("archived %s", got)
 	}
 }

@@ -82,6 +82,12 @@ func TestFaultAfterBody(t *testing.T) {
 				server, s := newFault(t)
 				var mu sync.Mutex
 				tried := make(map[string][]byte)
+				told := make(map[string]int)
+				s.e.opts.Archived = func(key string, _ []byte) {
+					mu.Lock()
+					defer mu.Unlock()
+					told[key]++
+				}
 				server.Script = func(w http.ResponseWriter, r *http.Request, body []byte, _ int) bool {
 					mu.Lock()
 					before, again := tried[r.URL.Path]
@@ -106,7 +112,13 @@ func TestFaultAfterBody(t *testing.T) {
 					return true
 				}
 				s.run()
-				s.fill(2)
+				for _, key := range s.fill(2) {
+					defer func() {
+						if n := told[key]; n != 1 {
+							t.Errorf("told %d times of %s", n, key)
+						}
+					}()
+				}
 				s.drained(60 * time.Second)
 				s.check(2)
 				once(t, server)

@@ -42,7 +42,10 @@ const (
 // follow reads a running container's log to its end. For a pod that is being deleted the stream is
 // opened while the container still runs, because what is left after its exit lives for a second or less.
 func (c *capture) follow(ctx context.Context) {
-	c.takeUp(ctx)
+	if !c.takeUp(ctx) {
+		c.again(c.follow)
+		return
+	}
 	m := c.run.now()
 	switch {
 	case m.ended() && !c.had():
@@ -131,7 +134,7 @@ func (c *capture) stop(ctx context.Context) {
 	}
 	m := c.run.now()
 	c.running = !m.ended() && !m.dying
-	if c.running && c.undecided { // nothing of it is archived before it is known to be wanted
+	if c.running && (c.undecided || !c.rejoin(ctx)) { // nothing of it is archived before it is known to be wanted, and to be all
 		c.out.leave()
 		c.held = held{}
 		c.closed()
@@ -139,7 +142,7 @@ func (c *capture) stop(ctx context.Context) {
 	}
 	if c.running && !c.e.once {
 		_, _, _ = c.storeSoFar() // and the next process goes on from there
-		c.reset()
+		c.leave()
 		c.closed()
 		return
 	}
@@ -162,6 +165,7 @@ func (c *capture) stream(ctx context.Context) (ended, ok bool) {
 		res, ok := c.take(ctx, "follow", podlog.Request{Follow: true, Since: c.since()})
 		switch {
 		case c.renew:
+			c.rejoin(ctx)
 			continue
 		case ok && res.TextKind == podlog.TextGone:
 			c.removed(res, end)

@@ -131,6 +131,11 @@ func (c *capture) judgeTail(m moment) bundle.Part {
 		return bundle.Part{State: bundle.Unproven, Cause: bundle.CauseTailUnproven, Evidence: []string{evidence}}
 	}
 	switch {
+	case c.out != nil && c.out.isLong():
+		return bundle.Part{
+			State: bundle.Lost, Cause: bundle.CauseSpoolFull, After: utc(c.log.Last()),
+			Evidence: []string{"the log has as many objects as a record can name, and the rest of it was not kept"},
+		}
 	case c.out != nil && c.out.isFull():
 		return bundle.Part{
 			State: bundle.Lost, Cause: bundle.CauseSpoolFull,

@@ -55,6 +55,7 @@ type ledgerEntry struct {
 	HostIP       string               `json:"hostIP,omitempty"`
 	Labels       map[string]string    `json:"labels,omitempty"`
 	Owners       []bundle.Owner       `json:"owners,omitempty"`
+	Loose        bool                 `json:"loose,omitempty"` // none of them is its controller
 	Type         bundle.ContainerType `json:"type,omitempty"`
 	Image        string               `json:"image,omitempty"`
 	ImageID      string               `json:"imageID,omitempty"`
@@ -73,14 +74,14 @@ func entryOf(r *run, pod *podInfo) ledgerEntry {
 	return ledgerEntry{
 		UID: r.id.podUID, Container: r.id.container, ContainerID: r.id.containerID,
 		Namespace: pod.namespace, Pod: pod.name, Node: pod.node, HostIP: pod.hostIP,
-		Labels: pod.labelMap(), Owners: pod.owners, Type: r.kind, Image: r.image, ImageID: r.imageID,
+		Labels: pod.labelMap(), Owners: pod.owners, Loose: pod.loose && len(pod.owners) > 0, Type: r.kind, Image: r.image, ImageID: r.imageID,
 		RestartCount: r.restart, StartedAt: utc(r.startedAt),
 	}
 }
 
 // run returns the pod and the run as a tracker takes them.
 func (l ledgerEntry) run() (*podInfo, view) {
-	pod := &podInfo{namespace: l.Namespace, name: l.Pod, uid: l.UID, labels: flat(l.Labels), owners: l.Owners, node: l.Node, hostIP: l.HostIP}
+	pod := &podInfo{namespace: l.Namespace, name: l.Pod, uid: l.UID, labels: flat(l.Labels), owners: l.Owners, loose: l.Loose, node: l.Node, hostIP: l.HostIP}
 	v := view{id: l.id(), kind: l.Type, restart: l.RestartCount, image: l.Image, imageID: l.ImageID}
 	if l.StartedAt != nil {
 		v.startedAt = *l.StartedAt

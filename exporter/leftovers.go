@@ -177,6 +177,10 @@ func (l *leftover) wholeLines(spool *sink.Dir) (int64, error) {
 	return wholeLines(text)
 }
 
+// apart says whether it was not known what was stored of the log when it was begun. So it begins where the kubelet's
+// file did, and not behind that.
+func (l *leftover) apart() bool { return l.about.Verdict.Middle.Cause == bundle.CauseJoinFailed }
+
 // text opens the log text of a leftover, as far as its bytes go.
 func (l *leftover) text(spool *sink.Dir) (io.Reader, func(), error) {
 	var closers []io.Closer
@@ -235,100 +239,41 @@ func (l *leftover) text(spool *sink.Dir) (io.Reader, func(), error) {
 	return io.MultiReader(whole, rest), done, nil
 }
 
-func stat(file any) fs.FileInfo {
-	if f, ok := file.(interface{ Stat() (fs.FileInfo, error) }); ok {
-		if info, err := f.Stat(); err == nil {
-			return info
-		}
-	}
-	return nil
-}
-
-// markSize is more than a stamp has: two lines that agree in so much are one line.
-const markSize = 256
-
-// decoded is the text of a log object, as far as it can be decompressed.
-type decoded struct {
-	r           io.Reader
-	compression bundle.Compression
-	log         *bundle.LogReader
-	done        bool
-}
-
-func (d *decoded) Read(p []byte) (int, error) {
-	if d.log == nil && !d.done {
-		r := bufio.NewReader(d.r)
-		compression := d.compression
-		if magic, _ := r.Peek(2); len(magic) == 2 && magic[0] == 0x1f && magic[1] == 0x8b {
-			compression = bundle.Gzip
-		}
-		var err error
-		if d.log, err = bundle.NewLogReader(r, compression); err != nil {
-			d.done = true
-		}
-	}
-	if d.done {
-		return 0, io.EOF
-	}
-	n, err := d.log.Read(p)
-	if err != nil {
-		_ = d.log.Close()
-		d.done = true
-		err = io.EOF // damaged, or cut: what came before it counts
-	}
-	return n, err
-}
-
-// until reads lines up to one that begins with mark.
-type until struct {
-	r     *bufio.Reader
-	mark  []byte
-	start bool   // of a line
-	left  []byte // of the piece that was read last
-	end   bool
-}
-
-func (u *until) Read(p []byte) (int, error) {
-	if len(u.left) == 0 && !u.end {
-		if u.start && len(u.mark) > 0 {
-			if next, _ := u.r.Peek(len(u.mark)); bytes.Equal(next, u.mark) {
-				u.end = true
-				return 0, io.EOF
-			}
-		}
-		piece, err := u.r.ReadSlice('\n')
-		u.left = piece
-		u.start = err == nil
-		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
-			u.end = true
-		}
-	}
-	if len(u.left) == 0 && u.end {
-		return 0, io.EOF
-	}
-	n := copy(p, u.left)
-	u.left = u.left[n:]
-	return n, nil
-}
-
 // takeLeftovers goes on with what an earlier process had read of the run and not committed, before the
-// source is asked. It follows what was committed last, if anything was.
-func (c *capture) takeLeftovers(ctx context.Context) {
+// source is asked. It follows what was committed last, if anything was. They leave the disk when all of them are
+// written there again, and not before: they may be all there is. It returns whether the capture may go on.
+func (c *capture) takeLeftovers(ctx context.Context) bool {
 	byStamp := c.e.leftovers.redacted(c.run.id)
 	all := c.e.leftovers.take(c.run.id)
-	for i, left := range all {
-		if err := c.takeLeftover(ctx, left, byStamp); err != nil {
-			c.reset()
-			for _, left := range all[i:] {
-				c.e.leftovers.add(c.run.id, left)
-			}
-			c.e.log.Warn("cannot take up what was read before, will try again", c.attrs("err", err)...)
-			return
+	var err error
+	for _, left := range all {
+		if err = c.takeLeftover(ctx, left, byStamp); err != nil {
+			break
 		}
+	}
+	if err == nil && c.out != nil {
+		if err = c.out.kept(); err != nil {
+			err = &podlog.WriteError{Err: err}
+		}
+	}
+	if err != nil {
+		c.reset()
+		for _, left := range all {
+			c.e.leftovers.add(c.run.id, left)
+		}
+		c.refused++
+		c.e.log.Warn("cannot take up what was read before, will try again", c.attrs("err", err)...)
+		var werr *podlog.WriteError
+		full := errors.As(err, &werr) || errors.Is(err, errSpoolFull) || sink.Reason(err) == "DiskFull"
+		return !full // what cannot be read is no reason to read nothing
+	}
+	for _, left := range all {
 		if err := left.remove(c.e.spool); err != nil {
 			c.e.log.Warn("cannot clean the spool; the next start does", c.attrs("err", err)...)
 		}
 	}
+	c.met = false // no read of this process has
+	return true
 }
 
 // takeLeftover goes on with one of them. byStamp says that one was redacted, so that they can be compared with
@@ -336,6 +281,9 @@ func (c *capture) takeLeftovers(ctx context.Context) {
 func (c *capture) takeLeftover(ctx context.Context, left *leftover, byStamp bool) error {
 	if err := c.open(); err != nil {
 		return err
+	}
+	if c.out.draft == nil {
+		return errSpoolFull // in memory it would be lost with the process
 	}
 	if byStamp && c.log.Bytes() == 0 {
 		c.log.CompareStamps()
@@ -345,14 +293,20 @@ func (c *capture) takeLeftover(ctx context.Context, left *leftover, byStamp bool
 		return err
 	}
 	defer done()
-	if byStamp { // a secret may lie across the end of the last line: it is read again
+	if byStamp && c.run.now().reachable() { // a secret may lie across the end of the last line: it is read again
 		whole, err := left.wholeLines(c.e.spool)
 		if err != nil {
 			return err
 		}
 		text = io.LimitReader(text, whole)
 	}
-	if c.earlier != nil {
+	again := false
+	if left.apart() && c.earlier != nil {
+		lines := bufio.NewReaderSize(text, 64<<10)
+		first := firstStamp(lines)
+		again = c.out.inKey() && (first.IsZero() || first.After(c.keyFrom())) // it may go on in the key, and show no BEGIN
+		text = linesSince(lines, c.since())
+	} else if c.earlier != nil {
 		tail, closeTail, err := c.e.storedTail(ctx, c.earlier)
 		defer closeTail()
 		if err != nil {
@@ -366,7 +320,7 @@ func (c *capture) takeLeftover(ctx context.Context, left *leftover, byStamp bool
 		return err
 	}
 	if left.redacted() {
-		err = c.out.copy(left.about.Capture.Redaction.Rules, read)
+		err = c.out.copy(left.about.Capture.Redaction.Rules, again, read)
 	} else {
 		err = read()
 	}
@@ -390,7 +344,7 @@ func (c *capture) takeLeftover(ctx context.Context, left *leftover, byStamp bool
 		return nil
 	}
 	c.joined(res)
-	c.resumed, c.met, c.followed, c.asked = true, false, true, slotCurrent
+	c.resumed, c.followed, c.asked = true, true, slotCurrent
 	c.recall(ctx)
 	c.notes.Lock()
 	c.reads = append(c.reads, bundle.Read{Time: time.Now().UTC(), Method: "spool", RawBytes: res.Bytes, Result: "ok"})

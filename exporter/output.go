@@ -27,17 +27,21 @@ type output struct {
 	commit      func(i int, o *bundle.Object) error // puts an object under its key, or under another that is free
 	release     func()                              // nil if there is nothing to give back
 	room        func() error                        // asked before each write; nil if there is always room
+	wait        func(error) bool                    // waits a while after a write has failed, if the text can wait; nil if it never can
 
 	mu    sync.Mutex // a segment is cut beside the stream that writes
 	files []unfinished
 	w     *bundle.LogWriter
+	late  []byte   // text that w could not take yet
+	shut  bool     // w is to take none now
 	keys  []string // of the objects that are in the spool
 	cutAt time.Time
-	cut   int64  // bytes of text at the last cut
+	safe  int64  // bytes of text that are in the spool for good, with a record that names them
 	sieve *sieve // nil if nothing is redacted
 	own   bool   // something was written that was not redacted before
-	// recount is set while what is written was.
+	// recount is set while what is written was; again says that it goes through the redactor once more.
 	recount *redact.Recount
+	again   bool
 	// parts say what was looked for in the parts of the log that were written before, nil if nothing was.
 	parts []*bundle.Redaction
 	// What the log that is written here knows of its beginning, as of the last write.
@@ -45,6 +49,8 @@ type output struct {
 	first       time.Time
 	firstSecond int64
 	full        bool // there was no room for more: the rest of the log is lost
+	most        int  // how many objects the record can name, 0 is no limit
+	long        bool // there are as many
 	over        bool // it was given up, or all of it is committed
 }
 
@@ -86,43 +92,101 @@ func (o *output) next() (io.Writer, error) {
 // errCut says that what comes next of a log cannot be kept, and cannot be had later.
 var errCut = errors.New("no room for the rest of the log")
 
+// Write takes all of p, whatever it returns: who has read it may not have it again. An error says that no more
+// should be read before catchUp succeeds.
 func (o *output) Write(p []byte) (int, error) {
+	var full error
 	if o.room != nil && !o.isFull() {
-		switch err := o.room(); {
-		case errors.Is(err, errCut):
-			o.mu.Lock()
-			o.full = true
-			o.mu.Unlock()
-		case err != nil:
-			return 0, err
-		}
+		full = o.room()
 	}
 	o.mu.Lock()
-	defer o.mu.Unlock()
+	o.long = o.long || o.most > 0 && len(o.files) >= o.most
+	o.full = o.full || o.long || errors.Is(full, errCut)
 	if o.full {
+		o.mu.Unlock()
 		return len(p), nil // what is held stays whole up to here
 	}
 	if o.log != nil {
 		o.first, o.firstSecond = o.log.First(), o.log.FirstSecond()
 	}
-	switch {
-	case o.recount != nil:
+	to := o.put
+	if o.recount != nil {
 		_, _ = o.recount.Write(p) // never fails
-		return o.w.Write(p)
-	case o.sieve != nil:
-		o.own = true
-		return o.sieve.w.Write(p)
 	}
-	o.own = true
-	return o.w.Write(p)
+	if o.recount == nil || o.again {
+		if o.own = true; o.sieve != nil {
+			to = o.sieve.w.Write
+		}
+	}
+	o.shut = full != nil
+	_, err := to(p)
+	o.shut = false
+	o.mu.Unlock()
+	if err != nil || full != nil {
+		return len(p), errors.Join(err, full)
+	}
+	for err = o.catchUp(); err != nil && o.wait != nil && o.wait(err); {
+		err = o.catchUp()
+	}
+	return len(p), err
+}
+
+// put hands text to the writer. What that does not take is kept in memory.
+func (o *output) put(p []byte) (int, error) {
+	n := 0
+	if !o.shut && len(o.late) == 0 {
+		n, _ = o.w.Write(p) // catchUp returns the error, if it stays
+	}
+	o.late = append(o.late, p[n:]...)
+	return len(p), nil
+}
+
+// catchUp hands the writer what it could not take before.
+func (o *output) catchUp() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.caughtUp()
+}
+
+func (o *output) caughtUp() error {
+	if len(o.late) == 0 {
+		return nil
+	}
+	n, err := o.w.Write(o.late)
+	if o.late = o.late[n:]; err == nil {
+		o.late = nil
+	}
+	return err
+}
+
+// kept puts all that was taken where it outlives the process.
+func (o *output) kept() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err := o.caughtUp(); err != nil {
+		return err
+	}
+	return o.w.Flush()
+}
+
+// unsafe says whether there is text that is not in the spool for good.
+func (o *output) unsafe() bool {
+	line, whole := o.openLine()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.w.RawBytes()+int64(len(o.late)) > o.safe || len(line) > 0 || !whole
 }
 
 // redact makes the text that is written from here on go through a redactor; nil is none.
 func (o *output) redact(r *redact.Redactor) {
 	if r != nil {
-		o.sieve = newSieve(r, o.w)
+		o.sieve = newSieve(r, writerFunc(o.put))
 	}
 }
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 // redaction is what the record says of what was written. The lock is held.
 func (o *output) redaction() *bundle.Redaction {
@@ -143,6 +207,23 @@ func (o *output) unsure() bool {
 	return o.sieve != nil && o.sieve.unsure
 }
 
+// inKey says whether the text so far may end within a private key.
+func (o *output) inKey() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.sieve != nil && o.sieve.w.InKey()
+}
+
+// openLine returns the unterminated line that waits in the redactor for its end, and whether that is all of it.
+func (o *output) openLine() (line []byte, whole bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.sieve == nil {
+		return nil, true
+	}
+	return o.sieve.w.Open()
+}
+
 // recalled makes the text go on behind the lines that a redactor has seen.
 func (o *output) recalled(by *redact.Writer) {
 	o.mu.Lock()
@@ -152,8 +233,8 @@ func (o *output) recalled(by *redact.Writer) {
 }
 
 // copy calls a function that writes text which was redacted before, by rules of these names, and enters what
-// that shows.
-func (o *output) copy(rules []string, write func() error) error {
+// that shows. If it was not known then what came before it, it goes through the redactor again.
+func (o *output) copy(rules []string, again bool, write func() error) error {
 	o.mu.Lock()
 	count := redact.NewRecount(rules, nil)
 	if o.sieve != nil {
@@ -162,16 +243,17 @@ func (o *output) copy(rules []string, write func() error) error {
 			count.MayBeInKey()
 		}
 	}
-	o.recount = count
+	o.recount, o.again = count, again
 	o.mu.Unlock()
 	err := write()
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.recount = nil
+	o.recount, o.again = nil, false
 	part := &bundle.Redaction{Rules: rules, Matches: count.Counts()}
 	o.parts = append(o.parts, part)
 	if o.sieve != nil {
 		o.sieve.goOn(part)
+		o.sieve.unsure = o.sieve.unsure || o.sieve.w.InKey() // its END may be in there
 	}
 	return err
 }
@@ -204,12 +286,26 @@ func (o *output) resume(rec *bundle.Record) error {
 	for _, obj := range rec.Objects {
 		o.files, o.keys = append(o.files, nil), append(o.keys, obj.Key)
 	}
-	o.cut = rec.RawBytes
+	o.safe = rec.RawBytes
 	o.parts = append(o.parts, rec.Capture.Redaction)
 	if o.sieve != nil {
 		o.sieve.goOn(rec.Capture.Redaction)
 	}
 	return nil
+}
+
+// named returns how many objects are in the spool, or were.
+func (o *output) named() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.keys)
+}
+
+// isLong says whether the log has as many objects as its record can name.
+func (o *output) isLong() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.long
 }
 
 func (o *output) isFull() bool {
@@ -222,7 +318,7 @@ func (o *output) isFull() bool {
 func (o *output) flush() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if !o.over {
+	if !o.over && o.caughtUp() == nil {
 		_ = o.w.Flush()
 	}
 }
@@ -231,28 +327,38 @@ func (o *output) flush() {
 func (o *output) due(every time.Duration, size int64) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	fresh := o.w.RawBytes() - o.cut
+	fresh := o.w.RawBytes() - o.safe
 	return fresh > size || fresh > 0 && time.Since(o.cutAt) > every
 }
 
 // segment ends the object in progress, enters all objects so far into the record and commits the new
-// ones to the spool. It returns whether there were any.
+// ones to the spool. It returns whether there is any that no snapshot names yet, see stored.
 func (o *output) segment(rec *bundle.Record) (bool, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	rec.Capture.Redaction = o.redaction()
+	if err := o.caughtUp(); err != nil {
+		return false, fmt.Errorf("cut log: %w", err)
+	}
 	sum, err := o.w.Cut()
 	if err != nil {
 		return false, fmt.Errorf("cut log: %w", err)
 	}
-	o.cutAt, o.cut = time.Now(), sum.RawBytes
-	if len(sum.Objects) == len(o.keys) {
+	o.cutAt = time.Now()
+	if sum.RawBytes == o.safe {
 		return false, nil
 	}
 	if err := o.number(&sum, rec); err != nil {
 		return false, err
 	}
 	return true, errors.Join(rec.SetLog(sum, o.compression), o.publishNumbered(sum.Objects))
+}
+
+// stored notes that a snapshot in the spool names so much of the text.
+func (o *output) stored(size int64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.safe = size
 }
 
 // seal ends the log and enters it into the record.
@@ -265,6 +371,9 @@ func (o *output) seal(rec *bundle.Record) error {
 		}
 	}
 	rec.Capture.Redaction = o.redaction()
+	if err := o.caughtUp(); err != nil {
+		return fmt.Errorf("seal log: %w", err)
+	}
 	sum, err := o.w.Close()
 	if err != nil {
 		return fmt.Errorf("seal log: %w", err)
@@ -332,12 +441,18 @@ func (o *output) publish(rec *bundle.Record) error {
 	return o.publishNumbered(rec.Objects)
 }
 
-// leave leaves what was written where the next process finds it.
+// leave leaves what was written where the next process finds it: a line that has not ended too, which may not be
+// served again.
 func (o *output) leave() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.over = true
-	_ = o.w.Flush()
+	if o.sieve != nil {
+		_ = o.sieve.w.Close()
+	}
+	if o.caughtUp() == nil {
+		_ = o.w.Flush()
+	}
 	if o.scratch != nil {
 		_ = o.scratch.Close()
 	}

@@ -21,6 +21,7 @@ type podInfo struct {
 	version         string
 	labels          []string // key, value, key, value …
 	owners          []bundle.Owner
+	loose           bool // none of the owners is its controller; otherwise the first is
 	deletion        *time.Time
 	node, hostIP    string
 	account         string // the service account
@@ -38,6 +39,7 @@ func infoOf(pod *corev1.Pod) *podInfo {
 		staticUID: pod.Annotations["kubernetes.io/config.hash"],
 		phase:     corev1.PodPhase(shared(string(pod.Status.Phase))), reason: pod.Status.Reason, message: pod.Status.Message, runs: views(pod),
 	}
+	p.loose = metav1.GetControllerOf(pod) == nil
 	for _, o := range pod.OwnerReferences {
 		owner := bundle.Owner{APIVersion: shared(o.APIVersion), Kind: shared(o.Kind), Name: shared(o.Name), UID: shared(string(o.UID))}
 		if o.Controller != nil && *o.Controller {

@@ -39,7 +39,10 @@ func (c *capture) read(ctx context.Context) {
 		c.finish()
 		return
 	}
-	c.takeUp(ctx)
+	if !c.takeUp(ctx) {
+		c.again(c.read)
+		return
+	}
 	if m.slot == slotNone || m.podGone {
 		c.salvage(ctx)
 		c.gone = true
@@ -249,6 +252,11 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 		c.cannotSpool(err)
 		return podlog.Result{}, false
 	}
+	if err := c.out.catchUp(); err != nil {
+		c.refused++
+		c.cannotSpool(err)
+		return podlog.Result{}, false
+	}
 	c.stuck = nil
 	bounded, watched, done := c.watchdog(ctx, req.Follow)
 	defer done()
@@ -279,8 +287,9 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 	switch {
 	case errors.As(err, &werr):
 		c.refused++
-		c.reset()
-		c.cannotSpool(err)
+		if c.cannotSpool(err); c.atSource() {
+			c.reset()
+		}
 		return res, false
 	case res.TextKind == podlog.TextGone && res.Join == podlog.JoinEmpty && c.log.Bytes() == 0:
 		c.goneOrRetry()

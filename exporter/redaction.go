@@ -82,7 +82,7 @@ func joinRedactions(parts []*bundle.Redaction) *bundle.Redaction {
 // private key: text that was redacted does not show it. Where it cannot be had a key is taken to go on.
 func (c *capture) recall(ctx context.Context) {
 	m := c.run.now()
-	if !c.out.unsure() || m.podGone || m.slot == slotNone {
+	if !c.out.unsure() || !m.reachable() {
 		return
 	}
 	end, ok := c.log.End()
@@ -90,14 +90,12 @@ func (c *capture) recall(ctx context.Context) {
 		return
 	}
 	req := podlog.Request{Previous: m.slot == slotPrevious}
-	from := c.log.First()
-	if c.earlier != nil {
-		if at := stampBack(c.earlier, redact.KeyLines); !at.IsZero() {
-			if from = at; end.Oldest.Before(at) {
-				from = end.Oldest
-			}
-			req.Since = from.Add(-time.Second)
+	from := c.keyFrom()
+	if from.After(c.log.First()) {
+		if end.Oldest.Before(from) {
+			from = end.Oldest
 		}
+		req.Since = from.Add(-time.Second)
 	}
 	body, err := c.e.source.Open(ctx, c.request(req))
 	if err != nil {
@@ -108,6 +106,17 @@ func (c *capture) recall(ctx context.Context) {
 	if followHeld(w, body, from, end) {
 		c.out.recalled(w)
 	}
+}
+
+// keyFrom returns the stamp from which on a log must be known to tell whether what is stored of it ends within a
+// private key.
+func (c *capture) keyFrom() time.Time {
+	if c.earlier != nil {
+		if at := stampBack(c.earlier, redact.KeyLines); !at.IsZero() {
+			return at
+		}
+	}
+	return c.log.First()
 }
 
 // followHeld shows a redactor the lines of a body up to the last one held. Those that it has to know begin

@@ -371,3 +371,66 @@ func TestRedactionCountsKeyOverSnapshot(t *testing.T) {
 		t.Errorf("redaction %+v", r)
 	}
 }
+
+// What was redacted while the store was away is put behind what it has as whole as anything: a key that began in
+// what is stored goes on in it, though its BEGIN is not served any more, and a line that has no end is kept.
+func TestRedactionOfWhatWasApart(t *testing.T) {
+	const one, two = "MIIEowIBAAKCAQEAsecretone\n", "MIIEowIBAAKCAQEAsecrettwo\n"
+	for name, tt := range map[string]struct {
+		first, second, last string
+		rotated, killed     bool
+		want                string
+		keys, pins          int64
+	}{
+		"lines":                    {first: "one pin=1\n", second: "two pin=2\n", last: "three pin=3 pin=4\n", want: "one " + pinMark + " two " + pinMark + " three " + pinMark + " " + pinMark, pins: 4},
+		"a line without an end":    {first: "one pin=1\n", second: "two pin=2\n", last: "three pin=3 pin=4", want: "one " + pinMark + " two " + pinMark + " three " + pinMark + " " + pinMark, pins: 4},
+		"a key":                    {first: "one\n" + beginKey + one, second: two, last: endKey + "last\n", want: "one " + strings.Repeat(keyMark+" ", 4) + "last", keys: 1},
+		"a key, after a rotation":  {first: "one\n" + beginKey + one, second: two, last: endKey + "last\n", rotated: true, want: "one " + strings.Repeat(keyMark+" ", 4) + "last", keys: 1},
+		"it was killed":            {first: "one\n" + beginKey + one, second: two, last: endKey + "last pin=1", killed: true, want: "one " + strings.Repeat(keyMark+" ", 4) + "last " + pinMark, keys: 1, pins: 1},
+		"it was killed, after it":  {first: "one\n" + beginKey + one, second: two + endKey + "three\n", last: "last pin=1", killed: true, want: "one " + strings.Repeat(keyMark+" ", 4) + "three last " + pinMark, keys: 1, pins: 1},
+		"it was killed, a new key": {first: "one\n", second: beginKey + two, last: endKey + "last pin=1", killed: true, want: "one " + strings.Repeat(keyMark+" ", 3) + "last " + pinMark, keys: 1, pins: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			change := func(o *Options) {
+				o.Exports = []Export{{Name: "redacted", Capture: CaptureLive, Redact: pinsAndKeys(t)}}
+			}
+			_, pod, c := w.following("apart", tt.first, change)
+			w.stop()
+			w.await(1)
+			if tt.rotated {
+				c.Rotate(time.Now(), "")
+			}
+			c.Print(time.Now(), tt.second)
+			store := &absent{Bucket: w.bucket}
+			store.away.Store(true)
+			away := func(o *Options) {
+				change(o)
+				o.Bucket, o.Grace = store, time.Second
+			}
+			before := len(w.kube.Requests("follow=true"))
+			again := func() {
+				w.until("another stream", func() bool { return len(w.kube.Requests("follow=true")) > before && c.Following() > 0 })
+				<-time.After(300 * time.Millisecond)
+			}
+			e := w.start(away)
+			again()
+			if tt.killed {
+				w.killedNow(e)
+				store.away.Store(false)
+				w.start(away)
+			}
+			endAfter(tt.last)(w, pod, c)
+			<-time.After(2 * time.Second)
+			store.away.Store(false)
+			rec := w.final(0)
+			if got := w.words(rec); got != tt.want || (rec.Verdict.Middle.State == bundle.Lost) != tt.rotated {
+				t.Errorf("log %q, verdict %+v, reads %+v", got, rec.Verdict, rec.Capture.Reads)
+			}
+			if r := rec.Capture.Redaction; r == nil || len(r.Rules) != 2 || r.Matches["private-key"] != tt.keys || r.Matches["pin"] != tt.pins {
+				t.Errorf("redaction %+v", r)
+			}
+		})
+	}
+}

@@ -25,10 +25,11 @@ const (
 )
 
 // takeUp makes a capture go on with what was stored of the run's log while it went on: by an earlier
-// process, or by an earlier look at it. If that cannot be had the log begins anew.
-func (c *capture) takeUp(ctx context.Context) {
+// process, or by an earlier look at it. If that cannot be had the log begins anew. It returns whether the capture
+// may go on: not while what an earlier process has read waits for room.
+func (c *capture) takeUp(ctx context.Context) bool {
 	if c.tookUp || c.had() {
-		return
+		return true
 	}
 	c.tookUp = true
 	wait := resumeWait
@@ -37,17 +38,117 @@ func (c *capture) takeUp(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	key, err := c.stored(ctx)
-	if err == nil && key != "" {
-		err = c.resume(ctx, key)
-	}
-	if err != nil {
+	switch err := c.resumeStored(ctx, c.e.leftovers.redacted(c.run.id)); {
+	case err == nil:
+		c.apart = false
+	case ctx.Err() != nil, errors.As(err, new(*awayError)):
 		c.reset()
-		c.tookUp = true
-		c.e.log.Warn("cannot go on with what was stored of a log; its record will name only what is read from now on, and what was stored stays as a snapshot",
-			c.attrs("snapshot", key, "err", err)...)
+		if c.tookUp = true; !c.apart {
+			c.e.log.Warn("cannot look for what was stored of a log; it is read meanwhile, and goes on from there later", c.attrs("err", err)...)
+		}
+		c.apart = true
+	default:
+		c.reset()
+		c.tookUp, c.apart = true, false
+		c.cannotGoOn(err)
 	}
-	c.takeLeftovers(ctx)
+	return c.takeLeftovers(ctx)
+}
+
+// awayError says that the store could not tell what it has.
+type awayError struct{ error }
+
+func (e *awayError) Unwrap() error { return e.error }
+
+// cannotGoOn tells that a log begins anew.
+func (c *capture) cannotGoOn(err error) {
+	c.e.log.Warn("cannot go on with what was stored of a log; its record will name only what is read from now on, and what was stored stays as a snapshot", c.attrs("err", err)...)
+}
+
+// resumeStored makes the log go on where its last snapshot ends, if there is one. byStamp says that what is to be
+// put behind that was redacted.
+func (c *capture) resumeStored(ctx context.Context, byStamp bool) error {
+	key, err := c.stored(ctx)
+	if err != nil || key == "" {
+		return err
+	}
+	if err = c.resume(ctx, key, byStamp); !errors.Is(err, sink.ErrNotFound) {
+		return err
+	}
+	// A record that told of damage may have taken its place, or its time in the bucket is over.
+	c.reset()
+	c.tookUp = true
+	if last, lerr := c.e.lastSnapshot(ctx, c.run); lerr != nil {
+		return lerr
+	} else if last != "" {
+		return c.resume(ctx, last, byStamp)
+	}
+	return err
+}
+
+// rejoin puts what was read while the store was away behind what it has of the log. It returns whether the capture
+// may store anything: not while the store may have more of the log than is known.
+func (c *capture) rejoin(ctx context.Context) bool {
+	if !c.apart {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(ctx, resumeWait)
+	defer cancel()
+	was := c.held
+	if was.out != nil && was.out.draft == nil { // in memory it cannot wait
+		c.apart = false
+		return true
+	}
+	about := c.aboutDraft(c.decided(), true)
+	c.held = held{tookUp: true}
+	err := c.resumeStored(ctx, about.Capture.Redaction != nil)
+	away := err != nil && (ctx.Err() != nil || errors.As(err, new(*awayError)))
+	if err == nil && was.out != nil && c.earlier != nil {
+		err = c.takeOver(ctx, &was, about)
+		away = err != nil && !(errors.Is(err, errWithinLine) && c.run.now().ended())
+	}
+	if err != nil || c.earlier == nil {
+		c.reset()
+		c.held = was
+		if c.apart = away; err != nil && !away {
+			c.cannotGoOn(err)
+		}
+		return !away
+	}
+	c.apart = false
+	if was.out != nil {
+		c.e.metrics.redacted(was.out.found())
+		c.met = c.met && (was.met || !was.resumed)
+	}
+	was.end(c.e)
+	c.served, c.own, c.asked, c.tail = was.served, was.own, was.asked, was.tail
+	if c.middle.State == bundle.Proven && was.out != nil && was.middle.State != bundle.Proven {
+		c.middle = was.middle
+	}
+	return true
+}
+
+// errWithinLine says that a log ends within a line of which the beginning was redacted and written, so that it
+// cannot be put behind another text.
+var errWithinLine = errors.New("the log ends within a very long line")
+
+// takeOver puts what was read apart behind what is stored.
+func (c *capture) takeOver(ctx context.Context, was *held, about *bundle.Record) error {
+	line, whole := was.out.openLine()
+	if !whole {
+		return errWithinLine
+	}
+	if err := was.out.kept(); err != nil {
+		return err
+	}
+	left := &leftover{about: about, draft: was.out.draft}
+	if err := c.takeLeftover(ctx, left, left.redacted()); err != nil {
+		return err
+	}
+	if err := c.log.Append(line); err != nil {
+		return err
+	}
+	return c.out.kept()
 }
 
 // stored returns the key of the run's last snapshot, if there is one. The ledger knows it; where a
@@ -88,7 +189,7 @@ func (e *Exporter) lastSnapshot(ctx context.Context, r *run) (string, error) {
 		last := ""
 		for o, err := range e.bucket.List(ctx, prefix, sink.ListOptions{}) {
 			if err != nil {
-				return "", fmt.Errorf("look for snapshots: %w", err)
+				return "", &awayError{fmt.Errorf("look for snapshots: %w", err)}
 			}
 			if strings.HasSuffix(o.Key, ".json") {
 				last = o.Key
@@ -107,7 +208,7 @@ func (e *Exporter) daysSince(ctx context.Context, key bundle.RunKey, from time.T
 	prefix := bundle.NamespacePrefix(key.Cluster, key.Namespace) + "date="
 	for o, err := range e.bucket.List(ctx, prefix, sink.ListOptions{Shallow: true}) {
 		if err != nil {
-			return nil, fmt.Errorf("look for snapshots: %w", err)
+			return nil, &awayError{fmt.Errorf("look for snapshots: %w", err)}
 		}
 		if day := strings.TrimSuffix(strings.TrimPrefix(o.Key, prefix), "/"); day >= oldest {
 			days = append(days, day)
@@ -126,7 +227,7 @@ func (e *Exporter) keyOf(r *run) bundle.RunKey {
 }
 
 // resume makes the log go on where a snapshot ends.
-func (c *capture) resume(ctx context.Context, key string) error {
+func (c *capture) resume(ctx context.Context, key string, byStamp bool) error {
 	rec, err := c.e.loadStored(ctx, key)
 	if err != nil {
 		return err
@@ -152,7 +253,7 @@ func (c *capture) resume(ctx context.Context, key string) error {
 	if rec.Verdict.Middle.State != bundle.Proven && rec.Verdict.Middle.Cause != bundle.CauseStillRunning {
 		c.middle = rec.Verdict.Middle
 	}
-	if rec.Capture.Redaction != nil || c.e.leftovers.redacted(c.run.id) {
+	if rec.Capture.Redaction != nil || byStamp {
 		c.log.CompareStamps()
 	}
 	if err := c.remember(ctx, rec); err != nil {
@@ -198,8 +299,11 @@ func (e *Exporter) loadStored(ctx context.Context, key string) (*bundle.Record, 
 
 func (e *Exporter) openStored(ctx context.Context, key string, offset int64) (io.ReadCloser, error) {
 	body, err := e.spool.Open(ctx, key, offset, -1)
-	if errors.Is(err, sink.ErrNotFound) {
-		return e.bucket.Open(ctx, key, offset, -1)
+	if !errors.Is(err, sink.ErrNotFound) {
+		return body, err
+	}
+	if body, err = e.bucket.Open(ctx, key, offset, -1); err != nil && !errors.Is(err, sink.ErrNotFound) {
+		err = &awayError{err}
 	}
 	return body, err
 }

@@ -25,14 +25,21 @@ func (c *capture) seal(ctx context.Context) {
 		c.seePod(ctx)
 	}
 	if ctx.Err() != nil && !(c.followed && c.had()) {
-		c.abandon() // the next start reads it; only what a stream has brought is not to be had again
+		c.abandon() // the next start reads it; only what a stream has brought is worth a record now
+		return
+	}
+	switch {
+	case c.apart && c.e.stopping():
+		c.abandon()
+		return
+	case !c.rejoin(ctx):
+		c.refused++
+		c.again(c.seal)
 		return
 	}
 	m := c.run.now()
 	switch taken, err := c.settleExport(m); {
-	case err != nil && ctx.Err() != nil: // the next process finds it
-		c.out.leave()
-		c.held = held{}
+	case err != nil && ctx.Err() != nil:
 		c.abandon()
 		return
 	case err != nil: // what is held may be all there is
@@ -62,8 +69,15 @@ func (c *capture) seal(ctx context.Context) {
 	if err != nil && !errors.Is(err, errSpooled) {
 		c.unspooled(err)
 		c.e.log.Warn("cannot spool, will try again", c.attrs("err", err)...)
-		c.reset()
-		c.again(c.read)
+		switch {
+		case ctx.Err() != nil:
+			c.abandon()
+		case c.atSource():
+			c.reset()
+			c.again(c.read)
+		default: // what is held may be all there is
+			c.again(c.seal)
+		}
 		return
 	}
 	if err == nil && c.out != nil {
@@ -86,7 +100,7 @@ func (c *capture) seal(ctx context.Context) {
 func (c *capture) report(rec *bundle.Record, key string) {
 	args := c.attrs("key", key, "lines", rec.Lines, "bytes", rec.RawBytes, "complete", rec.Verdict.Complete)
 	if rec.Verdict.Tail.Cause == bundle.CauseSpoolFull && rec.Lines > 0 {
-		c.e.log.Error("log cut: the spool is full", args...)
+		c.e.log.Error("log cut: there was no room for the rest of it", args...)
 		return
 	}
 	if rec.Lines == 0 && rec.Verdict.Head.State == bundle.Lost {

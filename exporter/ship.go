@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -34,11 +33,11 @@ type shipper struct {
 	gate  gate
 	// placed are the segments of logs that go on, by what they were called in the spool: the records to
 	// come name them again.
-	placed map[string]bundle.Object
+	placed map[string]placed
 }
 
 func newShipper(e *Exporter, uploads int) *shipper {
-	return &shipper{e: e, wake: make(chan struct{}, 1), known: make(map[string]*parcel), placed: make(map[string]bundle.Object), line: newLine(uploads)}
+	return &shipper{e: e, wake: make(chan struct{}, 1), known: make(map[string]*parcel), placed: make(map[string]placed), line: newLine(uploads)}
 }
 
 // add takes a committed capture, by its record's key.
@@ -248,21 +247,24 @@ func (s *shipper) one(ctx context.Context, key string) error {
 		return s.setAsideRecord(key, err)
 	}
 	spooled := make([]string, 0, len(rec.Objects))
-	moved := false
-	named := slices.Clone(rec.Objects)
+	changed := false
+	named, gone := slices.Clone(rec.Objects), make([]bool, len(rec.Objects))
 	for i := range rec.Objects {
 		o := &rec.Objects[i]
 		spooled = append(spooled, o.Key)
-		m, err := s.putLog(ctx, o)
-		if errors.Is(err, sink.ErrDamaged) {
-			return s.replaceDamaged(ctx, key, rec, spooled[i], err)
-		}
-		if err != nil {
+		moved, err := s.putLog(ctx, o)
+		switch {
+		case errors.Is(err, sink.ErrDamaged), errors.Is(err, errGone) && s.e.spool.IsSetAside(spooled[i]):
+			return s.replaceDamaged(ctx, key, spooled[i], err)
+		case errors.Is(err, errGone):
+			loseStored(rec, i)
+			moved, gone[i] = true, true
+		case err != nil:
 			return err
 		}
-		moved = moved || m
+		changed = changed || moved
 	}
-	if moved {
+	if changed {
 		if data, err = bundle.Encode(rec); err != nil {
 			return err
 		}
@@ -270,26 +272,29 @@ func (s *shipper) one(ctx context.Context, key string) error {
 	if err := s.putRecord(ctx, key, rec, data); err != nil {
 		return err
 	}
-	s.notePlaces(named, rec)
+	s.notePlaces(named, rec, gone)
 	return local(s.clean(key, spooled))
 }
 
-// wasPlaced returns under which key this process has stored a segment before.
-func (s *shipper) wasPlaced(o *bundle.Object) (key string, ok bool) {
+// wasPlaced returns where this process has stored a segment before.
+func (s *shipper) wasPlaced(o *bundle.Object) (at placed, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	at, ok := s.placed[o.Key]
-	return at.Key, ok && at.StoredSHA256 == o.StoredSHA256
+	at, ok = s.placed[o.Key]
+	return at, ok && at.StoredSHA256 == o.StoredSHA256
 }
 
 // notePlaces notes under which keys the objects were stored that a snapshot named: the records to come name
 // them again. After the run's own record nobody does.
-func (s *shipper) notePlaces(named []bundle.Object, rec *bundle.Record) {
+func (s *shipper) notePlaces(named []bundle.Object, rec *bundle.Record, gone []bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i, o := range named {
+		if gone[i] && !s.placed[o.Key].gone {
+			s.e.log.Error("a part of a log that was stored before is no longer in the bucket; the rest of it is stored", "key", rec.Objects[i].Key)
+		}
 		if rec.State.Running {
-			s.placed[o.Key] = rec.Objects[i]
+			s.placed[o.Key] = placed{Object: rec.Objects[i], gone: gone[i]}
 		} else {
 			delete(s.placed, o.Key)
 		}
@@ -333,20 +338,26 @@ func (s *shipper) clean(key string, logs []string) error {
 func (s *shipper) putLog(ctx context.Context, o *bundle.Object) (moved bool, err error) {
 	from := o.Key
 	if at, ok := s.wasPlaced(o); ok {
-		o.Key = at
-		return at != from, nil
+		if o.Key = at.Key; at.gone {
+			return false, errGone
+		}
+		return at.Key != from, nil
 	}
 	_, err = s.e.spool.Stat(ctx, from)
 	shipped := errors.Is(err, sink.ErrNotFound) // by an earlier try, or with an earlier record that names it
 	if err != nil && !shipped {
 		return false, local(err)
 	}
-	return s.place(ctx, o, func(to string) error {
+	moved, err = s.place(ctx, o, func(to string) error {
 		if shipped {
 			return sink.ErrExists
 		}
 		return s.put(ctx, from, to, o)
 	})
+	if shipped && errors.Is(err, sink.ErrNotFound) {
+		return false, fmt.Errorf("store %s: %w", o.Key, errGone)
+	}
+	return moved, err
 }
 
 // place stores a log object under its key, or under the next one that is free if other bytes are there.
@@ -376,8 +387,17 @@ func (s *shipper) put(ctx context.Context, from, to string, o *bundle.Object) er
 	return s.e.bucket.Put(ctx, to, sink.Whole{Content: f, SHA256: o.StoredSHA256, MD5: o.StoredMD5})
 }
 
-// same says whether the object that is already stored is the one we would store.
+// same says whether the object that is already stored is the one we would store. It is read only if the store does
+// not tell: there may be thousands of segments.
 func (s *shipper) same(ctx context.Context, o *bundle.Object) (bool, error) {
+	switch info, err := s.e.bucket.Stat(ctx, o.Key); {
+	case err != nil:
+		return false, err
+	case info.Size != o.StoredBytes:
+		return false, nil
+	case info.ETag != "" && info.ETag == o.StoredMD5:
+		return true, nil
+	}
 	r, err := s.e.bucket.Open(ctx, o.Key, 0, -1)
 	if err != nil {
 		return false, err
@@ -397,15 +417,21 @@ func (s *shipper) putRecord(ctx context.Context, key string, rec *bundle.Record,
 		if !errors.Is(err, sink.ErrExists) && !errors.Is(err, sink.ErrChanged) {
 			break
 		}
-		var better bool
 		var old sink.Object
-		if old, better, err = s.better(ctx, key, rec, data); err != nil {
+		var stored []byte
+		if old, stored, err = s.stored(ctx, key); err != nil {
 			return err
 		}
-		if !better {
-			if s.counts(key) {
-				s.e.metrics.already.Inc()
-			}
+		if bytes.Equal(stored, data) { // by a try whose answer was lost, or by a process that has told nobody
+			s.tell(key, rec, data)
+			s.already(key)
+			return nil
+		}
+		switch more, err := tellsMore(key, rec, stored); {
+		case err != nil:
+			return err
+		case !more:
+			s.already(key)
 			return nil
 		}
 		r, ok := s.e.bucket.(sink.Replacer)
@@ -425,40 +451,31 @@ func (s *shipper) putRecord(ctx context.Context, key string, rec *bundle.Record,
 		return nil
 	}
 	s.e.metrics.archived.Inc()
-	if tell := s.e.opts.Archived; tell != nil && !rec.State.Running {
-		tell(key, data)
-	}
+	s.tell(key, rec, data)
 	if t := rec.State.FinishedAt; t != nil && !rec.State.FinishedAtEstimated {
 		s.e.metrics.lag.Observe(time.Since(*t).Seconds())
 	}
 	return nil
 }
 
-// better says whether our record tells of more than the one that is stored. Complete beats incomplete,
-// because it was proven; then the longer log wins; of equals the one that came first stays.
-func (s *shipper) better(ctx context.Context, key string, ours *bundle.Record, data []byte) (old sink.Object, better bool, err error) {
-	if old, err = s.e.bucket.Stat(ctx, key); err != nil {
-		return old, false, err
+// already counts a run that has its record.
+func (s *shipper) already(key string) {
+	if s.counts(key) {
+		s.e.metrics.already.Inc()
 	}
-	stored, err := readAll(ctx, s.e.bucket, key)
-	if err != nil {
-		return old, false, err
+}
+
+// tell tells of an archived run. It may do so again: an event's ID is that of the record.
+func (s *shipper) tell(key string, rec *bundle.Record, data []byte) {
+	if tell := s.e.opts.Archived; tell != nil && !rec.State.Running {
+		tell(key, data)
 	}
-	if bytes.Equal(stored, data) {
-		return old, false, nil
+}
+
+// stored reads the record that the run has.
+func (s *shipper) stored(ctx context.Context, key string) (old sink.Object, data []byte, err error) {
+	if old, err = s.e.bucket.Stat(ctx, key); err == nil {
+		data, err = readAll(ctx, s.e.bucket, key)
 	}
-	if !json.Valid(stored) {
-		return old, true, nil // cut short on its way, by whoever stored it
-	}
-	theirs, err := bundle.Decode(stored)
-	if err != nil {
-		return old, false, fmt.Errorf("compare %s: %w by what this program cannot read: %w", key, errRefused, err)
-	}
-	switch {
-	case theirs.RawSHA256 == ours.RawSHA256:
-		return old, false, nil
-	case theirs.Verdict.Complete != ours.Verdict.Complete:
-		return old, ours.Verdict.Complete, nil
-	}
-	return old, ours.RawBytes > theirs.RawBytes, nil
+	return old, data, err
 }

@@ -1,7 +1,6 @@
 package exporter
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -127,44 +126,4 @@ func (s *shipper) setAsideRecord(key string, why error) error {
 	}
 	s.e.metrics.setAside.WithLabelValues("record").Inc()
 	return nil
-}
-
-// replaceDamaged sets a log object aside whose bytes have changed on the disk, and puts a record in the place
-// of the old one that tells of the loss and names the objects that are sound.
-func (s *shipper) replaceDamaged(ctx context.Context, key string, rec *bundle.Record, log string, why error) error {
-	old, err := s.e.spool.Stat(ctx, key)
-	if err != nil {
-		return local(err)
-	}
-	lost := bundle.Part{State: bundle.Lost, Cause: bundle.CauseSpoolDamaged, Evidence: []string{why.Error()}}
-	rec.Verdict = bundle.Verdict{Head: lost, Middle: lost, Tail: lost}
-	rec.Objects, rec.LastLines = []bundle.Object{}, nil
-	rec.Lines, rec.RawBytes, rec.RawSHA256, rec.FirstStamp, rec.LastStamp = 0, 0, "", nil, nil
-	data, err := bundle.Encode(rec)
-	if err != nil {
-		return local(err)
-	}
-	// First the record: should we end here, the log is found to belong to none, and is set aside then.
-	if err := s.e.spool.Replace(ctx, key, bytes.NewReader(data), old); err != nil {
-		return local(err)
-	}
-	run, _, _, _, err := bundle.ParseKey(key)
-	if err != nil {
-		return local(err)
-	}
-	for o, err := range s.e.spool.List(ctx, run.Prefix(), sink.ListOptions{}) {
-		if err != nil {
-			return local(err)
-		}
-		other, kind, _, _, err := bundle.ParseKey(o.Key)
-		if err != nil || kind != bundle.KindLog || other != run {
-			continue
-		}
-		if _, err := s.e.spool.SetAside(o.Key, why.Error()); err != nil {
-			return local(err)
-		}
-	}
-	s.e.metrics.setAside.WithLabelValues("log").Inc()
-	s.e.log.Error("log lost: it was damaged in the spool; its files are set aside", "key", log, "err", why)
-	return s.one(ctx, key)
 }

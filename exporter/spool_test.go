@@ -389,3 +389,34 @@ func TestSpoolFullAway(t *testing.T) {
 		t.Errorf("said too much")
 	}
 }
+
+// TestSpoolFullForAWhile: the room ends in the middle of a dying pod's log, and is there again before the pod has
+// ended. The stream waits for it, and nothing is cut.
+func TestSpoolFullForAWhile(t *testing.T) {
+	t.Parallel()
+	w, _, room, _ := fullSpool(t, false)
+	room(1 << 40)
+	pod, c := w.pod("patient")
+	now := metav1.Now()
+	pod.DeletionTimestamp = &now
+	w.kube.SetPod(pod)
+	w.until("a stream", func() bool { return c.Following() > 0 })
+	c.Print(time.Now(), "one\n")
+	<-time.After(2 * askFree)
+	room(defaultMinFree)
+	<-time.After(2 * askFree)
+	c.Print(time.Now(), "two\n")
+	w.until("it is told", func() bool { return strings.Contains(w.said(), "captures=all") })
+	<-time.After(2 * roomLook)
+	room(1 << 40)
+	c.Print(time.Now(), "three\n")
+	<-time.After(2 * askFree)
+	c.Exit()
+	exit(pod, 0)
+	w.kube.SetPod(pod)
+	<-time.After(300 * time.Millisecond)
+	w.kube.DeletePod(pod.Namespace, pod.Name)
+	if rec := w.final(0); w.words(rec) != "one two three" || !rec.Verdict.Complete {
+		t.Errorf("log %q, verdict %+v", w.words(rec), rec.Verdict)
+	}
+}

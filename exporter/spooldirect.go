@@ -74,11 +74,7 @@ func (o *outputs) flush(ctx context.Context) {
 // output opens the place that a capture's text goes to: in the spool, or, if that is full and the store
 // takes something, in memory and from there to the bucket.
 func (e *Exporter) output(c *capture) (*output, error) {
-	x := c.export
-	if c.undecided {
-		x = nil
-	}
-	about, err := c.about(x)
+	about, err := c.about(c.decided())
 	if err != nil {
 		return nil, err
 	}
@@ -94,19 +90,47 @@ func (e *Exporter) output(c *capture) (*output, error) {
 	if !c.undecided {
 		out.redact(c.export.Redact)
 	}
+	out.most = e.mostObjects(c.run, c.export.Compression)
 	out.room = func() error { return e.awaitRoom(c) }
+	told := false
+	out.wait = func(err error) bool {
+		if !c.mayWait() {
+			return false
+		}
+		if !told {
+			told = true
+			c.cannotSpool(err)
+		}
+		<-time.After(roomLook)
+		return true
+	}
 	e.outputs.add(out)
 	return out, nil
+}
+
+// decided returns the export that takes the run for sure, nil if that is not known yet.
+func (c *capture) decided() *Export {
+	if c.undecided {
+		return nil
+	}
+	return c.export
 }
 
 // about is what goes with a draft: which run it is of, and, if its text goes through an export's redactor,
 // that it was redacted. What is not redacted must be before it is archived.
 func (c *capture) about(x *Export) ([]byte, error) {
+	return bundle.Encode(c.aboutDraft(x, c.apart))
+}
+
+func (c *capture) aboutDraft(x *Export, apart bool) *bundle.Record {
 	rec := c.record(c.run.now(), true)
 	if x != nil && x.Redact != nil {
 		rec.Capture.Redaction = &bundle.Redaction{Rules: x.Redact.Names()}
 	}
-	return bundle.Encode(rec)
+	if apart { // it is not known how it joins what is stored
+		rec.Verdict.Middle = bundle.Part{State: bundle.Unproven, Cause: bundle.CauseJoinFailed}
+	}
+	return rec
 }
 
 // cannotSpool tells of a failure of the spool; of one that is full the user was told once.
@@ -134,19 +158,30 @@ func (c *capture) urgent() bool {
 	return m.dying || m.podGone || m.slot != slotCurrent
 }
 
-// awaitRoom is asked before text is written. While the pod stays, a stream waits, and the text with it at
-// its source; a finished log is read again later. What cannot be had later is cut where the room ends.
+// mayWait says whether the log is followed and its container runs, be its pod dying or not: then the stream can
+// wait, and the text with it at its source.
+func (c *capture) mayWait() bool {
+	return c.followed && !c.e.stopping() && !c.run.now().ended()
+}
+
+// atSource says whether what is held can be had again, as long as nothing happens to the pod. Then its room is
+// better used by others.
+func (c *capture) atSource() bool { return !c.followed && !c.resumed && !c.urgent() }
+
+// awaitRoom is asked before text is written. While its container runs, a stream waits; a finished log of a pod that
+// stays is read again later. What cannot be had later is cut where the room ends.
 func (e *Exporter) awaitRoom(c *capture) error {
 	for !e.space.admits(c.urgent()) {
 		switch {
-		case c.urgent(), c.followed && (e.stopping() || c.run.now().ended()):
+		case c.mayWait():
+			<-time.After(roomLook)
+		case c.urgent(), c.followed:
 			c.noRoom = true
 			return errCut
-		case !c.followed:
+		default:
 			c.noRoom = true
 			return errSpoolFull
 		}
-		<-time.After(roomLook)
 	}
 	return nil
 }

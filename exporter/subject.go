@@ -17,14 +17,14 @@ func Subjects(pod *corev1.Pod) []selection.Subject {
 	return all
 }
 
-// subjectOf says what selections ask of a run. The controller comes first among a pod's owners.
+// subjectOf says what selections ask of a run.
 func subjectOf(p *podInfo, v view) selection.Subject {
 	s := selection.Subject{
 		Namespace: p.namespace, Pod: p.name, UID: string(p.uid), Node: p.node, ServiceAccount: p.account,
 		Labels: selection.Labels(p.labels), Phase: string(p.phase),
 		Container: v.id.container, ContainerKind: string(v.kind), Image: v.image, Restart: v.restart, StartedAt: v.startedAt,
 	}
-	if len(p.owners) > 0 {
+	if len(p.owners) > 0 && !p.loose {
 		s.OwnerKind, s.OwnerName = p.owners[0].Kind, p.owners[0].Name
 	}
 	if t := v.term; t != nil {

@@ -14,11 +14,12 @@ import (
 )
 
 func TestSubjects(t *testing.T) {
+	yes := true
 	start, end := metav1.NewTime(time.Unix(100, 0)), metav1.NewTime(time.Unix(200, 0))
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: "shop", Name: "cart", UID: "u", Labels: map[string]string{"app": "cart"},
-			OwnerReferences: []metav1.OwnerReference{{Kind: "Job", Name: "nightly"}},
+			OwnerReferences: []metav1.OwnerReference{{Kind: "ConfigMap", Name: "settings"}, {Kind: "Job", Name: "nightly", Controller: &yes}},
 		},
 		Spec: corev1.PodSpec{NodeName: "n1", ServiceAccountName: "robot"},
 		Status: corev1.PodStatus{Phase: corev1.PodRunning, ContainerStatuses: []corev1.ContainerStatus{{
@@ -36,6 +37,16 @@ func TestSubjects(t *testing.T) {
 	before.StartedAt, before.Ended, before.ExitCode, before.Signal, before.Reason, before.FinishedAt = start.Time, true, 137, 9, "OOMKilled", end.Time
 	if diff := cmp.Diff([]selection.Subject{now, before}, Subjects(pod)); diff != "" {
 		t.Error(diff)
+	}
+	pod.OwnerReferences = pod.OwnerReferences[:1] // which is no controller
+	now.OwnerKind, now.OwnerName, before.OwnerKind, before.OwnerName = "", "", "", ""
+	if diff := cmp.Diff([]selection.Subject{now, before}, Subjects(pod)); diff != "" {
+		t.Error(diff)
+	}
+	p := infoOf(pod)
+	known, v := entryOf(&run{view: p.runs[0], pod: &podState{pod: p}}, p).run() // by the next process
+	if s := subjectOf(known, v); s.OwnerKind != "" {
+		t.Errorf("the ledger says that %s %s is the controller", s.OwnerKind, s.OwnerName)
 	}
 }
 

@@ -10,10 +10,11 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/kubelogexporter/kubelogexporter/exporter/podlog"
+	"github.com/kubelogexporter/kubelogexporter/exporter/selection"
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
 
-// sweepPoll is how often it is looked whether a sweep is done.
+// sweepPoll is how often it is looked whether a sweep can begin, and whether it is done.
 const sweepPoll = 20 * time.Millisecond
 
 // sweep stores what the running containers that take says yes to have written since they were last looked
@@ -52,6 +53,26 @@ func (e *Exporter) sweep(ctx context.Context, x *Export, take func(*run) bool) e
 	return nil
 }
 
+// awaitSeen waits until every pod has been seen. A namespace that cannot be watched yet, although new exports
+// name it, must not hold up the sweeps of the others.
+func (e *Exporter) awaitSeen(ctx context.Context) error {
+	tick := time.NewTicker(sweepPoll)
+	defer tick.Stop()
+	for {
+		err := e.seen()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", err, ctx.Err())
+		case <-e.stopped:
+			return errStopping
+		}
+	}
+}
+
 // look begins a capture that only stores what there is so far; nil if the run is being captured already.
 func (e *Exporter) look(r *run, x *Export) *capture {
 	r.tracker.mu.Lock()
@@ -77,7 +98,10 @@ func (c *capture) snapshot(ctx context.Context) {
 		c.discard()
 		return
 	}
-	c.takeUp(ctx)
+	if !c.takeUp(ctx) {
+		c.again(c.snapshot)
+		return
+	}
 	c.asked = slotCurrent
 	var req podlog.Request
 	if c.earlier != nil {
@@ -121,6 +145,11 @@ func (c *capture) storeSnapshot(ctx context.Context) {
 		c.over(ctx) // the name may have moved on under the read
 		return
 	}
+	if (!c.rejoin(ctx) || c.early()) && c.putBack() == nil {
+		c.e.tally.add(func(t *tally) { t.already++ })
+		c.over(ctx)
+		return
+	}
 	before := int64(0)
 	if c.earlier != nil {
 		before = c.earlier.RawBytes
@@ -128,7 +157,9 @@ func (c *capture) storeSnapshot(ctx context.Context) {
 	key, fresh, err := c.storeSoFar()
 	switch {
 	case err != nil:
-		c.reset()
+		if c.atSource() {
+			c.reset()
+		}
 		c.unspooled(err)
 		c.snapshotAgain(ctx)
 		return
@@ -162,7 +193,7 @@ func (c *capture) over(ctx context.Context) {
 		c.ended(ctx)
 		return
 	case c.run.release():
-		c.reset()
+		c.leave()
 		c.sweeping.Store(false)
 		c.e.captures.end()
 		return
@@ -170,5 +201,13 @@ func (c *capture) over(ctx context.Context) {
 	c.failed = nil // it has its own record to come
 	c.sweeping.Store(false)
 	c.count()
+	switch x, d := c.e.takes(c.run, m, c.e.endOf(m)); { // its end decides, and not who has asked for the sweep
+	case d == selection.No:
+		c.discard()
+		return
+	case x != c.export, d == selection.Maybe:
+		c.reset()
+		c.export, c.undecided = x, d == selection.Maybe
+	}
 	c.next(c.priority(), time.Now(), c.follow)
 }

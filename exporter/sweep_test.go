@@ -2,6 +2,7 @@ package exporter
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -178,6 +179,30 @@ func TestSweepMeetsTheStop(t *testing.T) {
 	}
 	e = w.synced(nil)
 	if err := e.Sweep(context.Background(), "all"); err != nil {
+		t.Fatal(err)
+	}
+	w.until("the snapshot", func() bool { return len(w.records()) == 1 })
+}
+
+// A sweep that is asked for before the exporter knows the cluster, such as one that is caught up at the start,
+// waits until it does; one that nobody waits for any more does not.
+func TestSweepBeforeReady(t *testing.T) {
+	t.Parallel()
+	w := newTrapped(t, nil)
+	pod, c := w.pod("early")
+	c.Print(time.Now(), "one\n")
+	w.kube.SetPod(pod)
+	e := w.exporter(nil)
+	gaveUp, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if err := e.Sweep(gaveUp, "all"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("the sweep of a cluster that is not known: %v", err)
+	}
+	swept := make(chan error, 1)
+	go func() { swept <- e.Sweep(context.Background(), "all") }()
+	<-time.After(50 * time.Millisecond)
+	w.world.run(e)
+	if err := <-swept; err != nil {
 		t.Fatal(err)
 	}
 	w.until("the snapshot", func() bool { return len(w.records()) == 1 })

@@ -82,6 +82,7 @@ type run struct {
 	hurried bool          // handed to work again, because its pod began to be deleted
 	alive   bool          // was seen alive
 	done    bool          // has its record
+	probed  bool          // its head is looked for
 	capture *capture      // the queue's, touched under the tracker's lock only by whoever hands work out
 	head    time.Time     // stamp of the first line of the file, as a probe saw it; zero if it was empty
 	stored  string        // key of the last snapshot of it
@@ -107,7 +108,10 @@ func (m moment) restartable() bool {
 }
 
 // ended says whether the run is known to be over, or out of reach.
-func (m moment) ended() bool { return m.term != nil || m.podGone || m.slot == slotNone }
+func (m moment) ended() bool { return m.term != nil || !m.reachable() }
+
+// reachable says whether the kubelet may serve the run's log.
+func (m moment) reachable() bool { return !m.podGone && m.slot != slotNone }
 
 func newTracker(work func(*run, priority) bool, alive func(*run), finished func(runID), noted func(*run)) *tracker {
 	return &tracker{pods: make(map[types.UID]*podState), work: work, alive: alive, finished: finished, noted: noted}

@@ -24,57 +24,79 @@ const rescope = time.Minute
 // watch feeds the tracker from informers until ctx ends. While nothing may be watched, or the API
 // server cannot be reached, it says so and tries again.
 func (e *Exporter) watch(ctx context.Context) {
-	namespaces := e.awaitScope(ctx)
-	var all sync.WaitGroup
-	watched := make(map[string]bool)
-	start := func(namespaces []string) {
-		for _, ns := range namespaces {
-			if !watched[ns] {
-				watched[ns] = true
-				e.syncing.begin()
-				all.Go(func() { e.watchNamespace(ctx, ns) })
-			}
-		}
-	}
-	start(namespaces)
-	e.scoped.Store(ctx.Err() == nil)
-	for len(e.opts.Namespaces) == 0 && !watched[metav1.NamespaceAll] && ctx.Err() == nil {
+	w := &watching{e: e, namespaces: make(map[string]bool)}
+	for ctx.Err() == nil {
+		wait := w.extend(ctx)
 		select {
 		case <-ctx.Done():
-		case <-time.After(rescope): // namespaces and rights come and go
-			if more, err := e.scope(ctx); err == nil && more[0] != metav1.NamespaceAll {
-				start(more)
-			}
+		case <-e.replaced:
+		case <-time.After(wait):
 		}
 	}
-	all.Wait()
+	w.all.Wait()
 }
 
-// awaitScope finds out which namespaces to watch: those that were named, or all, or each that the
-// identity may see. metav1.NamespaceAll stands for all.
-func (e *Exporter) awaitScope(ctx context.Context) []string {
-	var last string
-	for ctx.Err() == nil {
-		namespaces, err := e.scope(ctx)
-		if err == nil {
-			e.log.Info("watching", "namespaces", describe(namespaces))
-			return namespaces
-		}
-		var missing *AccessError
-		switch refused := errors.As(err, &missing); {
-		case err.Error() == last || ctx.Err() != nil:
-		case refused:
-			e.access.tell("", err, err)
-		default:
-			e.log.Warn("cannot find out what may be watched, will go on trying", "err", err)
-		}
-		last = err.Error()
-		select {
-		case <-ctx.Done():
-		case <-time.After(scopeRetry):
-		}
+// watching is what is watched. It only ever grows: what no export takes any more costs little.
+type watching struct {
+	e          *Exporter
+	all        sync.WaitGroup
+	namespaces map[string]bool // metav1.NamespaceAll stands for all
+	told       string          // why not more is watched
+}
+
+// extend begins to watch what the exports want and is not watched yet, and returns when to look again.
+func (w *watching) extend(ctx context.Context) time.Duration {
+	e, x := w.e, w.e.exports.Load()
+	named := e.named(x)
+	missing := func(ns string) bool { return !w.namespaces[ns] }
+	if w.namespaces[metav1.NamespaceAll] || len(named) > 0 && !slices.ContainsFunc(named, missing) {
+		w.settle(x)
+		return rescope
 	}
-	return nil
+	settled := e.scoped.Load() == x && !e.barred.Load() // then it is only that namespaces and rights come and go
+	namespaces, err := e.scope(ctx, x)
+	switch {
+	case ctx.Err() != nil, settled && err != nil, settled && namespaces[0] == metav1.NamespaceAll:
+		return rescope
+	case err != nil:
+		w.refused(err)
+		if len(w.namespaces) > 0 { // of what is watched every pod has been seen
+			e.barred.Store(true)
+			e.scoped.Store(x)
+		}
+		return scopeRetry
+	}
+	namespaces = slices.DeleteFunc(slices.Clone(namespaces), func(ns string) bool { return w.namespaces[ns] })
+	for _, ns := range namespaces {
+		w.namespaces[ns] = true
+		e.syncing.begin()
+		w.all.Go(func() { e.watchNamespace(ctx, ns) })
+	}
+	if len(namespaces) > 0 {
+		e.log.Info("watching", "namespaces", describe(namespaces))
+	}
+	w.settle(x)
+	return rescope
+}
+
+// settle notes that all is watched that the exports want.
+func (w *watching) settle(x *exports) {
+	w.told = ""
+	w.e.barred.Store(false)
+	w.e.scoped.Store(x)
+}
+
+// refused tells once why what the exports want cannot be watched.
+func (w *watching) refused(err error) {
+	if err.Error() == w.told {
+		return
+	}
+	w.told = err.Error()
+	if errors.As(err, new(*AccessError)) {
+		w.e.access.tell("", err, err)
+		return
+	}
+	w.e.log.Warn("cannot find out what may be watched, will go on trying", "err", err)
 }
 
 func describe(namespaces []string) any {
@@ -84,14 +106,26 @@ func describe(namespaces []string) any {
 	return namespaces
 }
 
-func (e *Exporter) scope(ctx context.Context) ([]string, error) {
-	for _, ns := range e.opts.Namespaces {
+// named returns the namespaces that the options name, else those that the exports do; none if there may be
+// runs that are taken in any.
+func (e *Exporter) named(x *exports) []string {
+	if len(e.opts.Namespaces) > 0 {
+		return e.opts.Namespaces
+	}
+	return x.namespaces(e.opts.Only)
+}
+
+// scope finds out which namespaces to watch: those that are named, or all, or each that the identity may
+// see. metav1.NamespaceAll stands for all.
+func (e *Exporter) scope(ctx context.Context, x *exports) ([]string, error) {
+	named := e.named(x)
+	for _, ns := range named {
 		if err := e.watchable(ctx, ns); err != nil {
 			return nil, err
 		}
 	}
-	if len(e.opts.Namespaces) > 0 {
-		return e.opts.Namespaces, nil
+	if len(named) > 0 {
+		return named, nil
 	}
 	err := e.watchable(ctx, metav1.NamespaceAll)
 	if err == nil {
@@ -190,11 +224,6 @@ func (e *Exporter) see(pod *podInfo, deleted bool) {
 // watch; what is older than what is known changes nothing. Of a pod that was deleted the name, the
 // namespace and the UID are enough.
 func (e *Exporter) ObservePod(pod *corev1.Pod, deleted bool) { e.see(infoOf(pod), deleted) }
-
-// Pod asks the API server for a pod.
-func (e *Exporter) Pod(ctx context.Context, namespace, name string) (*corev1.Pod, error) {
-	return e.kube.CoreV1().Pods(namespace).Get(ctx, name, metav1.GetOptions{})
-}
 
 // selects says whether the pod is wanted. The selection is made here and not by the API server: an
 // object that leaves a server-side selector looks deleted.

@@ -39,7 +39,7 @@ func (c *capture) watchdog(ctx context.Context, follow bool) (context.Context, f
 	renew := time.AfterFunc(c.e.renewAfter, func() { cut(errRenew) })
 	var watch sync.WaitGroup
 	if c.export.live() && !c.undecided {
-		watch.Go(func() { c.segments(ctx) })
+		watch.Go(func() { c.segments(ctx, func() { cut(errRenew) }) })
 	}
 	watch.Go(func() {
 		for m, changed := c.run.watch(); !m.ended(); m, changed = c.run.watch() {

@@ -160,7 +160,11 @@ func (w *world) text(rec *bundle.Record) string {
 	w.t.Helper()
 	var b strings.Builder
 	for _, o := range rec.Objects {
-		r, err := bundle.NewLogReader(bytes.NewReader(w.read(o.Key)), bundle.Zstd)
+		_, _, _, compression, err := bundle.ParseKey(o.Key)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		r, err := bundle.NewLogReader(bytes.NewReader(w.read(o.Key)), compression)
 		if err != nil {
 			w.t.Fatal(err)
 		}

@@ -131,6 +131,7 @@ func goneBeforeRead(rec, next *bundle.Record) bool {
 
 // Every pod of a Job is archived, also when the Job is gone right after.
 func TestJob(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	const completions = 6
 	c := newCluster(t)
 	b := c.export(objectStore(t))

@@ -18,6 +18,7 @@ import (
 // TestS3Delivery holds real servers to what shipping relies on: conditions, as the probe finds them, one
 // version of each object in a versioned bucket, and a better record in the place of another.
 func TestS3Delivery(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	for _, kind := range []s3server.Kind{s3server.MinIO, s3server.VersityGW} {
 		t.Run(string(kind), func(t *testing.T) {
 			s := s3server.ForTest(t, kind)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubelogexporter/kubelogexporter/integration/node"
@@ -114,42 +115,112 @@ patches:
 		}
 		return len(jobs) >= 2
 	})
-	ended, lines := 0, 0
-	for _, rec := range c.records(bucket) {
-		switch rec.Pod.Name {
-		case "ended":
-			if ended++; !rec.Verdict.Complete || c.said(bucket, rec) != "done" {
-				t.Errorf("%q, verdict %+v", c.said(bucket, rec), rec.Verdict)
-			}
-		case "runs":
-			for i, word := range strings.Fields(c.said(bucket, rec)) {
-				if word != fmt.Sprint(i+1) {
-					t.Fatalf("line %d is %q", i+1, word)
-				}
-				lines = max(lines, i+1)
-			}
-		}
+	if n := c.endedOnce(bucket, "ended", "done"); n != 1 {
+		t.Errorf("the run that ended has %d records", n)
 	}
-	if ended != 1 {
-		t.Errorf("the run that ended has %d records", ended)
-	}
-	if lines < 5*60 {
+	if lines, _ := c.countedOnce(bucket, "runs"); lines < 5*60 {
 		t.Errorf("%d lines of the pod that runs, which is not what it wrote until a second run a minute after the first", lines)
 	}
-	objects := make(map[string]int) // by how many lines there are in it
+}
+
+// endedOnce returns how many records the runs of a pod that has ended have, and checks its log.
+func (c *cluster) endedOnce(bucket sink.Bucket, pod, log string) (records int) {
+	c.t.Helper()
 	for _, rec := range c.records(bucket) {
-		for _, o := range rec.Objects {
-			if rec.Pod.Name == "runs" {
-				objects[o.Key] = int(o.Lines)
-			}
+		if rec.Pod.Name != pod {
+			continue
+		}
+		if records++; !rec.Verdict.Complete || c.said(bucket, rec) != log {
+			c.t.Errorf("%s: %q, verdict %+v", pod, c.said(bucket, rec), rec.Verdict)
 		}
 	}
-	stored := 0
-	for _, n := range objects {
-		stored += n
+	return records
+}
+
+// countedOnce checks that what is archived of a pod that counts and runs on is all of it, each line stored once.
+// It returns how far it has come, and in how many objects.
+func (c *cluster) countedOnce(bucket sink.Bucket, pod string) (lines, objects int) {
+	c.t.Helper()
+	stored := make(map[string]int) // by how many lines there are in it
+	for _, rec := range c.records(bucket) {
+		if rec.Pod.Name != pod {
+			continue
+		}
+		for i, word := range strings.Fields(c.said(bucket, rec)) {
+			if word != fmt.Sprint(i+1) {
+				c.t.Fatalf("line %d of %s is %q", i+1, pod, word)
+			}
+			lines = max(lines, i+1)
+		}
+		for _, o := range rec.Objects {
+			stored[o.Key] = int(o.Lines)
+		}
 	}
-	if stored != lines {
-		t.Errorf("%d lines are stored of %d in the log: %v", stored, lines, objects)
+	sum := 0
+	for _, n := range stored {
+		sum += n
+	}
+	if sum != lines {
+		c.t.Errorf("%d lines of %s are stored of %d in the log: %v", sum, pod, lines, stored)
+	}
+	return lines, len(stored)
+}
+
+// The CronJob with a configuration file runs one of its exports: it archives what that one takes, and leaves
+// alone what is another's.
+func TestCronJobOfOneExport(t *testing.T) {
+	c := newCluster(t)
+	c.create(shell("first", "echo first"), shell("second", "echo second"),
+		shell("runs", `trap 'exit 0' TERM; i=0; while :; do i=$((i+1)); echo $i; /bin/busybox sleep 0.2; done`))
+	bucket := c.deploy(strings.ReplaceAll(`apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+namespace: kubelogexporter
+resources: [DEPLOY/cronjob]
+components: [DEPLOY/config-file]
+patches:
+- target: {kind: CronJob}
+  patch: |-
+    - {op: add, path: /spec/suspend, value: true}
+    - {op: add, path: /spec/jobTemplate/spec/template/spec/containers/0/args/-, value: --export=second}
+- patch: |
+    apiVersion: v1
+    kind: ConfigMap
+    metadata: {name: kubelogexporter-config}
+    data:
+      config.yaml: |
+        apiVersion: kubelogexporter.dev/v1alpha1
+        kind: Config
+        exports:
+        - {name: first, selection: {namespaces: [NAMESPACE], pods: [first]}}
+        - {name: second, selection: {namespaces: [NAMESPACE]}}`, "NAMESPACE", c.namespace))
+	c.until(2*time.Minute, "two pods to end and one to run", func() bool {
+		return c.inPhase(corev1.PodSucceeded) == 2 && c.inPhase(corev1.PodRunning) == 1
+	})
+	before := 0
+	for n := range 2 {
+		job := fmt.Sprintf("by-hand-%d", n)
+		if out, err := c.kubectl("-n", deployed, "create", "job", job, "--from=cronjob/kubelogexporter"); err != nil {
+			t.Fatalf("create job: %v\n%s", err, out)
+		}
+		c.until(2*time.Minute, "the job's end", func() bool {
+			j, err := c.kube.BatchV1().Jobs(deployed).Get(t.Context(), job, metav1.GetOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if j.Status.Failed > 0 {
+				out, _ := c.kubectl("-n", deployed, "logs", "job/"+job)
+				t.Fatalf("job %s failed:\n%s", job, out)
+			}
+			return j.Status.CompletionTime != nil
+		})
+		lines, objects := c.countedOnce(bucket, "runs")
+		if lines <= before || objects != n+1 {
+			t.Errorf("after job %d there are %d lines of the pod that runs, in %d objects, and were %d", n, lines, objects, before)
+		}
+		before = lines
+		if first, second := c.endedOnce(bucket, "first", "first"), c.endedOnce(bucket, "second", "second"); first != 0 || second != 1 {
+			t.Errorf("after job %d: %d records of the other export's run, %d of its own", n, first, second)
+		}
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 // The exporter is killed again and again while pods end and captures are spooled and shipped: in the
 // end every run is archived once, with its whole log, and the spool is empty.
 func TestKill9(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	const pods = 24
 	c := newCluster(t)
 	dir := t.TempDir()

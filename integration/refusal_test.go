@@ -22,6 +22,7 @@ import (
 // A service account that may watch pods but not read logs: the exporter says which right is missing
 // and how to grant it, and goes on by itself once it is granted.
 func TestForbiddenLogs(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	c := newCluster(t)
 	account := c.account("watcher", rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"get", "list", "watch"}})
 	log := c.exportAs(account)
@@ -44,6 +45,7 @@ func TestForbiddenLogs(t *testing.T) {
 // An API server that cannot be reached: a clear message, no end of the program, and work as soon as
 // it is there.
 func TestUnreachable(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	c := newCluster(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -96,15 +98,10 @@ func forward(t *testing.T, from, to string) {
 // A bucket that does not exist: the exporter names the fix, keeps what it captured, and ships it as
 // soon as the bucket is there.
 func TestMissingBucket(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	c := newCluster(t)
 	server := s3server.ForTest(t, s3server.MinIO)
-	t.Setenv("AWS_ACCESS_KEY_ID", server.AccessKey)
-	t.Setenv("AWS_SECRET_ACCESS_KEY", server.SecretKey)
-	store, err := sink.OpenS3(t.Context(), sink.S3Options{Endpoint: server.Endpoint, Bucket: "later", PathStyle: "on"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	log := c.observe(c.config, store)
+	log := c.observe(c.config, openBucket(t, server, "later", ""))
 	c.create(shell("early", "echo hello"))
 	c.until(2*time.Minute, "the message", func() bool { return strings.Contains(log.text(), "aws s3 mb s3://later") })
 	if err := server.MakeBucket(t.Context(), "later"); err != nil {

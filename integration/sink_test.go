@@ -15,6 +15,7 @@ import (
 
 // TestS3 holds the S3 bucket to its promises on two servers that share no code.
 func TestS3(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	for _, kind := range []s3server.Kind{s3server.MinIO, s3server.VersityGW} {
 		t.Run(string(kind), func(t *testing.T) {
 			s := s3server.ForTest(t, kind)
@@ -37,6 +38,16 @@ func bucketOn(t *testing.T, s *s3server.Server, name, prefix string) *sink.S3 {
 	if err := s.MakeBucket(t.Context(), name); err != nil {
 		t.Fatal(err)
 	}
+	b := openBucket(t, s, name, prefix)
+	if err := b.Check(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// openBucket opens a bucket and asks it nothing.
+func openBucket(t *testing.T, s *s3server.Server, name, prefix string) *sink.S3 {
+	t.Helper()
 	dir := t.TempDir()
 	o := sink.S3Options{
 		Endpoint: s.Endpoint, Bucket: name, Prefix: prefix, Credentials: "files",
@@ -49,9 +60,6 @@ func bucketOn(t *testing.T, s *s3server.Server, name, prefix string) *sink.S3 {
 	}
 	b, err := sink.OpenS3(context.WithoutCancel(t.Context()), o)
 	if err != nil {
-		t.Fatal(err)
-	}
-	if err := b.Check(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	return b

@@ -8,23 +8,14 @@ import (
 	"time"
 
 	"github.com/kubelogexporter/kubelogexporter/integration/s3server"
-	"github.com/kubelogexporter/kubelogexporter/sink"
 )
 
 // Ordinary S3 tools read what is archived, without any of this program's code.
 func TestOrdinaryTools(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	c := newCluster(t)
 	server := s3server.ForTest(t, s3server.MinIO)
-	if err := server.MakeBucket(t.Context(), "tools"); err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("AWS_ACCESS_KEY_ID", server.AccessKey)
-	t.Setenv("AWS_SECRET_ACCESS_KEY", server.SecretKey)
-	store, err := sink.OpenS3(t.Context(), sink.S3Options{Endpoint: server.Endpoint, Bucket: "tools", Prefix: "logs", PathStyle: "on"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := c.export(store)
+	b := c.export(bucketOn(t, server, "tools", "logs"))
 	c.create(shell("tools", "for i in 1 2 3; do echo line $i; done"))
 	rec := c.await(b, 1, time.Minute)[0]
 	want := c.kubectlLogs("tools")
@@ -38,7 +29,8 @@ func TestOrdinaryTools(t *testing.T) {
 		t.Run(pkg, func(t *testing.T) {
 			install(t, pkg, command[0])
 			cmd := exec.CommandContext(t.Context(), command[0], command[1:]...)
-			cmd.Env = append(os.Environ(), "RCLONE_CONFIG_STORE_TYPE=s3", "RCLONE_CONFIG_STORE_PROVIDER=Minio", "RCLONE_CONFIG_STORE_ENV_AUTH=true",
+			cmd.Env = append(os.Environ(), "AWS_ACCESS_KEY_ID="+server.AccessKey, "AWS_SECRET_ACCESS_KEY="+server.SecretKey,
+				"RCLONE_CONFIG_STORE_TYPE=s3", "RCLONE_CONFIG_STORE_PROVIDER=Minio", "RCLONE_CONFIG_STORE_ENV_AUTH=true",
 				"RCLONE_CONFIG_STORE_ENDPOINT="+server.Endpoint, "RCLONE_CONFIG_STORE_REGION=us-east-1",
 				"AWS_CA_BUNDLE=") // rclone 1.60 fails when a CA bundle is set, even for plain HTTP
 			cmd.Stderr = testLog{t}

@@ -151,13 +151,12 @@ func (f *File) Truncate(size int64) error {
 	return err
 }
 
-// Commit publishes the file under key, durably, unless an object is there (ErrExists). Whatever the
-// result, the file is closed and its temporary name is gone.
+// Commit publishes the file under key, durably, unless an object is there (ErrExists). After an error the file
+// is as it was, and may be committed again: what is in it may be nowhere else.
 func (f *File) Commit(key string) error {
 	if f.done {
 		return fmt.Errorf("commit %s: %w", key, fs.ErrClosed)
 	}
-	defer f.Abort() //nolint:errcheck // a leftover in the temporary directory is swept at the next start
 	if err := CheckKey(key); err != nil {
 		return err
 	}
@@ -167,7 +166,8 @@ func (f *File) Commit(key string) error {
 	if err := f.d.publish(f.name, key); err != nil {
 		return err
 	}
-	f.size = 0 // it counts under its key from now on
+	f.size = 0    // it counts under its key from now on
+	_ = f.Abort() // a second name in the temporary directory is swept at the next start
 	return nil
 }
 
@@ -258,6 +258,7 @@ func (d *Dir) Put(ctx context.Context, key string, body io.ReadSeeker) error {
 	if err != nil {
 		return err
 	}
+	defer f.Abort() //nolint:errcheck // a leftover is swept at the next start
 	return f.Commit(key)
 }
 

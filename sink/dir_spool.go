@@ -66,6 +66,12 @@ func (d *Dir) SetAside(key, why string) (string, error) {
 	return filepath.Join(d.path, to), nil
 }
 
+// IsSetAside says whether an object that had the key was set aside.
+func (d *Dir) IsSetAside(key string) bool {
+	_, err := d.root.Lstat(path.Join(asideDir, key))
+	return err == nil
+}
+
 // aside moves a file or a directory to asideDir, under a name that is free there.
 func (d *Dir) aside(from, name, why string) (to string, err error) {
 	if _, err := d.root.Lstat(from); err != nil {

@@ -66,8 +66,12 @@ func (r *runCommand) beside(ctx context.Context, e *exporter.Exporter, target *k
 // events sends CloudEvents.
 type events struct{ n *notify.Notifier }
 
-// start sends until stop is called, which gives what waits a last try.
+// start sends until stop is called, which gives what waits a last try. Where nobody is to be told it does
+// nothing.
 func (v *events) start() (stop func()) {
+	if v == nil {
+		return func() {}
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
@@ -77,13 +81,13 @@ func (v *events) start() (stop func()) {
 	return func() { cancel(); <-done }
 }
 
-// notifier lets the exporter tell of archived runs, if the file or the environment names a receiver. nil is
+// notifier lets an exporter tell of archived runs, if the file or the environment names a receiver. nil is
 // nobody.
-func (r *runCommand) notifier(o *exporter.Options, log *slog.Logger, reg prometheus.Registerer) (*events, error) {
+func (c *captureFlags) notifier(o *exporter.Options, log *slog.Logger) (*events, error) {
 	n := notify.Options{Source: "/kubelogexporter/" + o.Cluster, Log: log}
-	if r.settings != nil {
-		if c := r.settings.config.Notifications.CloudEvents; c != nil {
-			n.Sink, n.Extensions = c.Sink, c.Overrides.Extensions
+	if c.settings != nil {
+		if ce := c.settings.config.Notifications.CloudEvents; ce != nil {
+			n.Sink, n.Extensions = ce.Sink, ce.Overrides.Extensions
 		}
 	}
 	n, err := n.FromEnv(os.Getenv)
@@ -102,7 +106,6 @@ func (r *runCommand) notifier(o *exporter.Options, log *slog.Logger, reg prometh
 			log.Warn("cannot tell of an archived run", "key", key, "err", err)
 		}
 	}
-	reg.MustRegister(eventMetrics{notifier})
 	return &events{notifier}, nil
 }
 

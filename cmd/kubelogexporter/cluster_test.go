@@ -61,7 +61,7 @@ func (c *cluster) print(args []string) {
 	c.pods[args[0]+"/"+args[1]].log.Print(time.Now(), strings.Join(args[2:], "\n")+"\n")
 }
 
-// exit NAMESPACE NAME CODE ends a pod's container.
+// exit NAMESPACE NAME CODE [quietly] ends a pod's container; quietly, so that no watch shows it.
 func (c *cluster) exit(ts *testscript.TestScript, args []string) {
 	p := c.pods[args[0]+"/"+args[1]]
 	code, err := strconv.ParseInt(args[2], 10, 32)
@@ -77,7 +77,17 @@ func (c *cluster) exit(ts *testscript.TestScript, args []string) {
 		StartedAt: s.State.Running.StartedAt, FinishedAt: metav1.NewTime(time.Now().Truncate(time.Second)),
 	}}
 	p.Status.Phase = phase
+	if len(args) > 3 {
+		c.SetPodQuietly(p.Pod)
+		return
+	}
 	c.SetPod(p.Pod)
+}
+
+// remove NAMESPACE NAME deletes a pod, so that no watch shows it.
+func (c *cluster) remove(args []string) {
+	c.pods[args[0]+"/"+args[1]].log.Exit()
+	c.DeletePodQuietly(args[0], args[1])
 }
 
 // sampleRun is one run of the sample archive.

@@ -16,10 +16,10 @@ import (
 
 // configHooks are what the configuration leaves to other packages. Without them less is checked.
 type configHooks struct {
-	checkSchedule  func(*config.Schedule) error
+	checkSchedule  func(*config.Schedule, config.Duration) error
 	checkRedaction func(*config.Redaction) error
-	redactions     []string                                                   // names of the built-in rules
-	next           func(s *config.Schedule, name string) ([]time.Time, error) // the next starts
+	redactions     []string                                  // names of the built-in rules
+	next           func(*config.Export) ([]time.Time, error) // the next starts
 }
 
 // configOptions say what goes before a file: the environment, and the flags of the command that were

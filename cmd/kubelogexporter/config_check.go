@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,7 +24,8 @@ func newConfigCheckCommand(a *app) *cobra.Command {
 		Short: "Find every mistake in a configuration",
 		Long: `Find every mistake in a configuration, with file, line and column. With --online
 also ask the cluster whether the identity has the rights that are needed, and the
-storage whether the bucket can be reached.`,
+storage whether the bucket can be reached and takes objects: as at the start of
+"run", the object .kubelogexporter-probe is stored. A token's file is read.`,
 		Example: a.examples(`
   {} config check config.yaml
   {} config check config.yaml --online
@@ -73,7 +75,7 @@ func (a *app) printStarts(c *config.Config) error {
 			fmt.Fprintf(a.stdout, "%s: suspended\n", e.Name)
 			continue
 		}
-		starts, err := next(e.Schedule, e.Name)
+		starts, err := next(&e)
 		if err != nil {
 			return fmt.Errorf("find next starts of %s: %w", e.Name, err)
 		}
@@ -86,7 +88,7 @@ func (a *app) printStarts(c *config.Config) error {
 	return nil
 }
 
-// checkOnline asks the cluster and the storage. Both are asked, whatever the first one says.
+// checkOnline asks the cluster and the storage, and reads the token. All are asked, whatever the first one says.
 func (a *app) checkOnline(ctx context.Context, c *config.Config) error {
 	ctx, cancel := context.WithTimeout(ctx, checkPatience)
 	defer cancel()
@@ -94,27 +96,45 @@ func (a *app) checkOnline(ctx context.Context, c *config.Config) error {
 	target, err := configKube(c).load()
 	if err == nil {
 		namespaces, _ := c.Selections().Namespaces()
-		err = exporter.CheckAccess(ctx, target.config, namespaces)
+		err = exporter.CheckAccess(ctx, target.config, namespaces, furtherRights(c, target)...)
 	}
 	if err == nil {
 		fmt.Fprintf(a.stdout, "cluster %s: the identity has the rights that are needed\n", target.cluster)
 	} else {
 		failed = append(failed, fmt.Errorf("cluster: %w", err))
 	}
-	if where, err := checkSink(ctx, c); err == nil {
+	if t := c.HTTP.Triggers; t != nil {
+		if _, err := readToken(t.TokenFile); err != nil {
+			failed = append(failed, fmt.Errorf("http.triggers.tokenFile: %w", err))
+		}
+	}
+	if where, err := a.checkSink(ctx, c); err == nil {
 		fmt.Fprintf(a.stdout, "sink %s: can be reached\n", where)
 	} else {
 		failed = append(failed, storageError(fmt.Errorf("sink: %w", err)))
 	}
-	if len(failed) == 2 { // the last one is told by the caller
-		a.explain(failed[0])
-		return failed[1]
+	if len(failed) == 0 {
+		return nil
 	}
-	return errors.Join(failed...)
+	for _, err := range failed[:len(failed)-1] {
+		a.explain(err)
+	}
+	return failed[len(failed)-1] // told by the caller
 }
 
-// checkSink makes one request to a bucket, and looks at a directory without making it.
-func checkSink(ctx context.Context, c *config.Config) (where string, err error) {
+// furtherRights are what this configuration needs beyond what every one does.
+func furtherRights(c *config.Config, target *kubeTarget) (all []exporter.Permission) {
+	if c.Kubelets.NodeLogs != "off" {
+		all = append(all, exporter.NodeLogAccess())
+	}
+	if target.pod && slices.ContainsFunc(c.Exports, func(e config.Export) bool { return e.Schedule != nil && e.WatchFor == 0 }) {
+		all = append(all, leaseRights(target.namespace)...)
+	}
+	return all
+}
+
+// checkSink tries a bucket, and looks at a directory without making it.
+func (a *app) checkSink(ctx context.Context, c *config.Config) (where string, err error) {
 	if c.Sink.S3 == nil {
 		info, err := os.Stat(c.Sink.Dir)
 		switch {
@@ -129,5 +149,9 @@ func checkSink(ctx context.Context, c *config.Config) (where string, err error) 
 	if err != nil {
 		return "", err
 	}
-	return b.String(), b.Check(ctx)
+	limits, err := tryStore(ctx, b)
+	for _, limit := range limits {
+		fmt.Fprintf(a.stderr, "warning: sink %s: %s\n", b.String(), limit)
+	}
+	return b.String(), err
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/kubelogexporter/kubelogexporter/exporter"
 	"github.com/kubelogexporter/kubelogexporter/exporter/config"
+	"github.com/kubelogexporter/kubelogexporter/exporter/schedule"
 	"github.com/kubelogexporter/kubelogexporter/exporter/selection"
 )
 
@@ -68,7 +70,9 @@ func (x *explainCommand) run(cmd *cobra.Command, args []string) error {
 	for i := range subjects {
 		if x.container == "" || subjects[i].Container == x.container {
 			shown++
-			x.print(c, &subjects[i])
+			if err := x.print(c, &subjects[i]); err != nil {
+				return err
+			}
 		}
 	}
 	if shown == 0 {
@@ -97,8 +101,9 @@ func podSubjects(ctx context.Context, target *kubeTarget, namespace, name string
 	return exporter.Subjects(pod), nil
 }
 
-// print shows what every export up to the deciding one says about a run.
-func (x *explainCommand) print(c *config.Config, sub *selection.Subject) {
+// print shows what every export up to the deciding one says about a run, and who takes it. It decides as the
+// exporter does: an export whose windows are shut leaves the run to those behind it.
+func (x *explainCommand) print(c *config.Config, sub *selection.Subject) error {
 	w := x.a.stdout
 	state := "running"
 	if sub.Ended {
@@ -108,11 +113,10 @@ func (x *explainCommand) print(c *config.Config, sub *selection.Subject) {
 		}
 	}
 	fmt.Fprintf(w, "%s/%s container %s run %d (%s)\n", sub.Namespace, sub.Pod, sub.Container, sub.Restart, state)
-	index, decision, _ := c.Selections().First(sub)
-	for i, e := range c.Exports {
-		if index >= 0 && i > index {
-			break
-		}
+	var takers []string
+	settled := false
+	for i := 0; i < len(c.Exports) && !settled; i++ {
+		e := &c.Exports[i]
 		d, reasons := e.Compiled.Explain(sub)
 		fmt.Fprintf(w, "  %s: %s\n", e.Name, d)
 		for _, r := range reasons {
@@ -120,27 +124,75 @@ func (x *explainCommand) print(c *config.Config, sub *selection.Subject) {
 				fmt.Fprintf(w, "    %s\n", r)
 			}
 		}
+		if d == selection.No {
+			continue
+		}
+		var note, taker string
+		var err error
+		note, taker, settled, err = fate(e, sub, d)
+		if err != nil {
+			return fmt.Errorf("export %s: %w", e.Name, err)
+		}
+		if note != "" {
+			fmt.Fprintf(w, "    %s\n", note)
+		}
+		if taker != "" {
+			takers = append(takers, taker)
+		}
 	}
-	switch decision {
-	case selection.Yes:
-		e := c.Exports[index]
-		fmt.Fprintf(w, "  => export %s takes it%s\n", e.Name, when(&e))
-	case selection.Maybe:
-		fmt.Fprintf(w, "  => its log is captured for export %s; whether that takes it is known at the run's end\n", c.Exports[index].Name)
-	case selection.No:
-		fmt.Fprintln(w, "  => no export takes it: its log is not read")
+	switch {
+	case settled:
+	case len(takers) == 0:
+		takers = []string{"no export takes it: its log is not read"}
+	default:
+		takers = append(takers, "no export takes it")
 	}
+	fmt.Fprintf(w, "  => %s\n", strings.Join(takers, ", else "))
+	return nil
 }
 
-// when says what an export's schedule means for a run.
-func when(e *config.Export) string {
+// fate says what becomes of a run that an export's selection takes, or may take: what its windows say of it,
+// how it is taken, if it can be, and whether the exports behind it get none of it.
+func fate(e *config.Export, sub *selection.Subject, d selection.Decision) (note, taker string, last bool, err error) {
 	switch {
-	case e.Schedule == nil:
-		return ""
-	case e.Schedule.Suspend:
-		return ", but it is suspended"
 	case e.WatchFor > 0:
-		return fmt.Sprintf(" if it ends within %s of a start (%s, %s)", e.WatchFor, e.Schedule.Cron, e.Schedule.TimeZone)
+		return windowFate(e, sub, d)
+	case d == selection.Maybe:
+		return "", "its log is captured for export " + e.Name + "; whether that takes it is known at the run's end", true, nil
 	}
-	return fmt.Sprintf(" at its next sweep (%s, %s)", e.Schedule.Cron, e.Schedule.TimeZone)
+	taker = "export " + e.Name + " takes it"
+	if e.Schedule == nil || sub.Ended {
+		return "", taker, true, nil // a run that has ended waits for no sweep
+	}
+	if e.Schedule.Suspend {
+		return "its sweeps are suspended", taker + " at its end", true, nil
+	}
+	return "", fmt.Sprintf("%s at its end, and what it has written at each sweep (%s, %s)", taker, e.Schedule.Cron, e.Schedule.TimeZone), true, nil
+}
+
+// windowFate is fate for an export with windows, in which a run must end.
+func windowFate(e *config.Export, sub *selection.Subject, d selection.Decision) (note, taker string, last bool, err error) {
+	s, err := schedule.Parse(scheduleSpec(e.Schedule, e.WatchFor))
+	if err != nil {
+		return "", "", false, err
+	}
+	windows := fmt.Sprintf("its windows (%s, %s, %s)", e.Schedule.Cron, e.Schedule.TimeZone, e.WatchFor)
+	taker = "export " + e.Name + " takes it"
+	end := sub.FinishedAt
+	if end.IsZero() { // it goes on, or nobody knows when it ended
+		end = time.Now()
+	}
+	switch start, open := s.Window(end); {
+	case e.Schedule.Suspend:
+		return "but it is suspended, so none of its windows opens", "", false, nil
+	case sub.Ended && !open:
+		return "but the run ended outside of " + windows, "", false, nil
+	case sub.Ended:
+		return "", taker + ": it ended in the window that opened at " + start.Format(time.RFC3339), true, nil
+	case d == selection.Maybe:
+		taker += " if its selection does then, and it ends in one of its windows"
+	default:
+		taker += " if it ends in one of its windows"
+	}
+	return "if the run ends in one of " + windows, taker, false, nil
 }

@@ -101,14 +101,19 @@ func (x *exportCommand) run(cmd *cobra.Command, pods []string) error {
 			return err
 		}
 	}
+	events, err := x.notifier(&o, log)
+	if err != nil {
+		return err
+	}
 	e, err := exporter.New(o)
 	if err != nil {
 		return spoolError(err)
 	}
 	defer e.Close() //nolint:errcheck // the end of the process gives the spool back too
 	begun := time.Now()
-	stop := show.start(func() string { return line(e.Progress()) })
+	stop, stopEvents := show.start(func() string { return line(e.Progress()) }), events.start()
 	err = e.Export(ctx)
+	stopEvents()
 	stop()
 	return x.finish(ctx, o, e.Progress(), time.Since(begun), err)
 }
@@ -129,6 +134,8 @@ func (x *exportCommand) finish(ctx context.Context, o exporter.Options, p export
 	switch {
 	case failed != nil:
 		return x.word(failed, o, p)
+	case x.settings != nil && p.Runs == 0:
+		return x.noRuns()
 	case p.Pods == 0:
 		return x.noPods(o)
 	case slices.ContainsFunc(p.Failures, refused):
@@ -160,6 +167,18 @@ func (x *exportCommand) word(err error, o exporter.Options, p exporter.Progress)
 	}
 	hints := append(advice(err), "once that is mended, run the same command again: what waits in "+o.Spool+" is archived first")
 	return &codeError{error: err, code: exitStorage, hints: hints}
+}
+
+// noRuns says that a file's exports take nothing of what there is.
+func (x *exportCommand) noRuns() error {
+	who := "the exports take"
+	if x.export != "" {
+		who = "export " + x.export + " takes"
+	}
+	return &codeError{
+		error: errors.New(who + " no container run that there is now"), code: exitNoMatch,
+		hints: []string{x.a.name + " config explain POD --config " + x.settings.file + " says which export would take a pod, and why"},
+	}
 }
 
 func (x *exportCommand) noPods(o exporter.Options) error {

@@ -143,9 +143,12 @@ func (r *runCommand) run(cmd *cobra.Command, _ []string) error {
 	}
 	reg := newRegistry(buildVersion())
 	o.Metrics = reg
-	events, err := r.notifier(&o, log, reg)
+	events, err := r.notifier(&o, log)
 	if err != nil {
 		return err
+	}
+	if events != nil {
+		reg.MustRegister(eventMetrics{events.n})
 	}
 	e, err := exporter.New(o)
 	if err != nil {
@@ -153,8 +156,11 @@ func (r *runCommand) run(cmd *cobra.Command, _ []string) error {
 	}
 	defer e.Close() //nolint:errcheck // the end of the process gives the spool back too
 	namespaces := "all"
-	if len(o.Namespaces) > 0 {
+	switch {
+	case len(o.Namespaces) > 0:
 		namespaces = strings.Join(o.Namespaces, ",")
+	case r.settings != nil:
+		namespaces = "those of the exports"
 	}
 	log.Info("starting", "version", o.Version, "cluster", o.Cluster, "server", o.Kube.Host, "identity", target.identity,
 		"namespaces", namespaces, "selector", cmp.Or(r.kube.selector, "all"), "sink", r.sink.sink, "spool", o.Spool)
@@ -164,10 +170,7 @@ func (r *runCommand) run(cmd *cobra.Command, _ []string) error {
 	}
 	defer beside.stop()
 	beside.loops.Go(func() { checkBucket(ctx, o.Bucket, log) })
-	if events != nil {
-		stopEvents := events.start()
-		defer stopEvents() // after the last record
-	}
+	defer events.start()() // stopped after the last record
 	err = e.Run(ctx)
 	beside.loops.Wait()
 	if err == nil {
@@ -178,27 +181,28 @@ func (r *runCommand) run(cmd *cobra.Command, _ []string) error {
 
 // checkBucket warns of a bucket that cannot be used as it is. The spool keeps everything meanwhile.
 func checkBucket(ctx context.Context, b sink.Bucket, log *slog.Logger) {
-	c, ok := b.(interface {
-		Check(ctx context.Context) error
-	})
+	s, ok := b.(*sink.S3)
 	if !ok {
 		return
 	}
 	within, cancel := context.WithTimeout(ctx, checkPatience)
 	defer cancel()
-	err := c.Check(within)
-	if w, ok := b.(interface {
-		CheckWrite(ctx context.Context) error
-		Limits() []string
-	}); ok && err == nil {
-		err = w.CheckWrite(within)
-		for _, limit := range w.Limits() {
-			log.Warn("the store cannot do everything", "limit", limit)
-		}
+	limits, err := tryStore(within, s)
+	for _, limit := range limits {
+		log.Warn("the store cannot do everything", "limit", limit)
 	}
 	if err != nil && ctx.Err() == nil {
 		log.Warn("cannot use the bucket yet, will go on trying; the spool keeps everything", "err", err, "fix", sink.Hint(err))
 	}
+}
+
+// tryStore says whether a store can be reached and takes objects, and what it cannot do.
+func tryStore(ctx context.Context, s *sink.S3) (limits []string, err error) {
+	if err := s.Check(ctx); err != nil {
+		return nil, err
+	}
+	err = s.CheckWrite(ctx)
+	return s.Limits(), err
 }
 
 func spoolError(err error) error {

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	coordination "k8s.io/client-go/kubernetes/typed/coordination/v1"
 
+	"github.com/kubelogexporter/kubelogexporter/exporter"
 	"github.com/kubelogexporter/kubelogexporter/exporter/config"
 	"github.com/kubelogexporter/kubelogexporter/exporter/schedule"
 )
@@ -39,7 +40,11 @@ type starts struct {
 func openStarts(target *kubeTarget, spool string, log *slog.Logger) (*starts, error) {
 	s := &starts{log: log, namespace: target.namespace}
 	var err error
-	if s.file, err = schedule.OpenFileState(filepath.Join(spool, schedulesFile)); err != nil {
+	s.file, err = schedule.OpenFileState(filepath.Join(spool, schedulesFile))
+	switch {
+	case errors.Is(err, schedule.ErrDamaged): // no reason to let logs be lost
+		log.Warn("the last starts of schedules are not known: what was missed is not caught up", "err", err)
+	case err != nil:
 		return nil, err
 	}
 	if target.pod {
@@ -50,6 +55,17 @@ func openStarts(target *kubeTarget, spool string, log *slog.Logger) (*starts, er
 		s.lease = schedule.NewLeaseState(client.Leases(target.namespace), schedulesLease)
 	}
 	return s, nil
+}
+
+// leaseRights are the rights that the Lease needs.
+func leaseRights(namespace string) []exporter.Permission {
+	lease := exporter.Permission{Verb: "create", Group: "coordination.k8s.io", Resource: "leases", Namespace: namespace}
+	all := []exporter.Permission{lease}
+	lease.Name = schedulesLease
+	for _, lease.Verb = range []string{"get", "update"} {
+		all = append(all, lease)
+	}
+	return all
 }
 
 // Load implements schedule.State: the later of the two times.
@@ -108,7 +124,8 @@ func newSchedulesCommand(a *app) *cobra.Command {
 		Long: `Show when the exports of a configuration with a schedule were due last and start
 next. What is shown as last was started then, unless it was skipped or missed: the
 program's log and its metric kubelogexporter_schedule_missed_total tell. It is read
-where "run" keeps it: in the spool, and in a pod in a Lease of its namespace.`,
+where "run" keeps it: in the spool, and in a pod in a Lease of its namespace. For an
+export with watchFor these are the times at which its windows open.`,
 		Example: a.examples(`
   {} schedules --config config.yaml
   kubectl -n kubelogexporter exec deploy/kubelogexporter -- /kubelogexporter schedules`),
@@ -171,15 +188,15 @@ func scheduleOf(ctx context.Context, x *config.Export, state schedule.State) (sc
 	last, from := time.Time{}, now
 	if spec.WatchFor > 0 {
 		line.WatchFor = spec.WatchFor.String()
-		if start, open := s.Window(now); open {
-			last = start
+		if !spec.Suspend {
+			last = s.Last(now)
 		}
 	} else if last, err = state.Load(ctx, x.Name); err != nil {
 		return line, err
 	} else if !last.IsZero() && last.Before(now) {
 		from = last // "@every" counts from here
 	}
-	if !last.IsZero() {
+	if !last.IsZero() && (spec.WatchFor > 0 || s.Starts(last)) {
 		line.LastDue = &last
 	}
 	if next := s.Next(from).Add(s.JitterOf(x.Name)); !spec.Suspend && !s.Next(from).IsZero() {

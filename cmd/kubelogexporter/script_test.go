@@ -2,10 +2,10 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -19,7 +19,6 @@ import (
 	"testing"
 	"time"
 
-	cloudevents "github.com/cloudevents/sdk-go/v2"
 	"github.com/rogpeppe/go-internal/testscript"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
@@ -44,7 +43,7 @@ func TestScripts(t *testing.T) {
 		UpdateScripts:       os.Getenv("UPDATE_GOLDEN") != "",
 		Setup: func(env *testscript.Env) error {
 			kube := &cluster{Server: kubetest.New(t), pods: make(map[string]*pod)}
-			env.Values["cluster"] = kube
+			env.Values["cluster"], env.Values["receivers"] = kube, make(map[string]*receiver)
 			env.Setenv("HOME", env.WorkDir)
 			env.Setenv("KUBECONFIG", filepath.Join(env.WorkDir, "kubeconfig"))
 			return clientcmd.WriteToFile(kubeconfig(kube.Config().Host), filepath.Join(env.WorkDir, "kubeconfig"))
@@ -79,6 +78,9 @@ func commands(t *testing.T) map[string]func(*testscript.TestScript, bool, []stri
 		"fetch":    fetch,
 		"post":     post,
 		"event":    event,
+		"receive":  func(ts *testscript.TestScript, _ bool, args []string) { receive(t, ts, args) },
+		"told":     told,
+		"remove":   func(ts *testscript.TestScript, _ bool, args []string) { clusterOf(ts).remove(args) },
 		"until":    until,
 		"hangup":   hangup,
 		"badstore": func(ts *testscript.TestScript, _ bool, args []string) { badStore(t, ts, args) },
@@ -165,28 +167,13 @@ func post(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) > 1 {
 		token = args[1]
 	}
-	send(ts, neg, args[0], token, "", "{}")
+	send(ts, neg, args[0], token, nil, "{}")
 }
 
-// event URL TOKEN NAMESPACE POD sends what Knative's ApiServerSource tells of a pod that has changed.
-func event(ts *testscript.TestScript, neg bool, args []string) {
-	pod := clusterOf(ts).pods[args[2]+"/"+args[3]].Pod
-	data, err := json.Marshal(pod)
-	ts.Check(err)
-	e := cloudevents.NewEvent()
-	e.SetID("1")
-	e.SetSource("/apis/v1/namespaces/" + args[2] + "/pods/" + args[3])
-	e.SetType("dev.knative.apiserver.resource.update")
-	ts.Check(e.SetData(cloudevents.ApplicationJSON, json.RawMessage(data)))
-	body, err := json.Marshal(e)
-	ts.Check(err)
-	send(ts, neg, args[0], args[1], cloudevents.ApplicationCloudEventsJSON, string(body))
-}
-
-func send(ts *testscript.TestScript, neg bool, url, token, kind, body string) {
+func send(ts *testscript.TestScript, neg bool, url, token string, header http.Header, body string) {
 	r, err := http.NewRequest(http.MethodPost, url, strings.NewReader(body)) //nolint:noctx // a test's own server
 	ts.Check(err)
-	r.Header.Set("Content-Type", kind)
+	maps.Copy(r.Header, header)
 	if token != "" {
 		r.Header.Set("Authorization", "Bearer "+token)
 	}

@@ -40,7 +40,10 @@ func (s *settings) load() (*config.Config, error) { return config.Load(s.file, s
 // newConfigHooks is what other packages know of a configuration.
 func newConfigHooks() configHooks {
 	h := configHooks{
-		checkSchedule:  func(c *config.Schedule) error { _, err := schedule.Parse(scheduleSpec(c, 0)); return err },
+		checkSchedule: func(c *config.Schedule, watchFor config.Duration) error {
+			_, err := schedule.Parse(scheduleSpec(c, watchFor))
+			return err
+		},
 		checkRedaction: func(c *config.Redaction) error { _, err := redactor(c); return err },
 		next:           nextStarts,
 	}
@@ -51,8 +54,8 @@ func newConfigHooks() configHooks {
 }
 
 // nextStarts are the next three starts of an export.
-func nextStarts(c *config.Schedule, name string) (starts []time.Time, err error) {
-	s, err := schedule.Parse(scheduleSpec(c, 0))
+func nextStarts(x *config.Export) (starts []time.Time, err error) {
+	s, err := schedule.Parse(scheduleSpec(x.Schedule, x.WatchFor))
 	if err != nil {
 		return nil, err
 	}
@@ -61,7 +64,7 @@ func nextStarts(c *config.Schedule, name string) (starts []time.Time, err error)
 		if at = s.Next(at); at.IsZero() {
 			break
 		}
-		starts = append(starts, at.Add(s.JitterOf(name)))
+		starts = append(starts, at.Add(s.JitterOf(x.Name)))
 	}
 	return starts, nil
 }
@@ -163,9 +166,6 @@ func (s *settings) options(o *exporter.Options) error {
 	if o.Exports, err = exportsOf(f); err != nil {
 		return err
 	}
-	if len(o.Namespaces) == 0 {
-		o.Namespaces, _ = f.Selections().Namespaces()
-	}
 	o.Follows, o.Reads, o.LiveFollows, o.Uploads = f.Limits.Follows, f.Limits.Reads, f.Limits.LiveFollows, f.Limits.Uploads
 	o.SpoolMaxBytes, o.SpoolMinFree = int64(f.Spool.MaxSize), int64(f.Spool.MinFree)
 	return nil
@@ -184,10 +184,8 @@ func (s *settings) only(o *exporter.Options, name string) error {
 		}
 		return usagef("--export: %s has no export %q; there are %s", s.file, name, cmp.Or(strings.Join(names, ", "), "none"))
 	}
-	// Those before it stay in front: what they take is theirs.
-	for j := range i {
-		o.Exports[j].Schedule = nil
-	}
+	// Those before it stay in front: what they take, in their windows if they have some, is theirs.
+	o.Exports[i].Schedule = nil // whoever asks for it now does not mean its windows
 	o.Exports = o.Exports[:i+1]
 	o.Only = name
 	return nil

@@ -47,25 +47,50 @@ func (t *triggers) register(mux *http.ServeMux) {
 	}
 }
 
-// guard lets requests through that bring the token, as "Authorization: Bearer <token>".
+// readToken reads the token that a request must bring.
+func readToken(file string) ([]byte, error) {
+	token, err := os.ReadFile(file) //nolint:gosec // the user names the file
+	if token = bytes.TrimSpace(token); err == nil && len(token) == 0 {
+		err = errors.New("it is empty")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read token from %s: %w", file, err)
+	}
+	return token, nil
+}
+
+// guard lets requests through that bring the token.
 func (t *triggers) guard(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		want, err := os.ReadFile(t.tokenFile)
-		want = bytes.TrimSpace(want)
-		if err != nil || len(want) == 0 {
+		want, err := readToken(t.tokenFile)
+		if err != nil {
 			t.log.Warn("a request was refused because the token cannot be read", "file", t.tokenFile, "err", err)
 			http.Error(w, "the server's token cannot be read", http.StatusServiceUnavailable)
 			return
 		}
-		got, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-		if !ok || subtle.ConstantTimeCompare([]byte(got), want) != 1 {
-			w.Header().Set("WWW-Authenticate", "Bearer")
+		if subtle.ConstantTimeCompare([]byte(tokenOf(r)), want) != 1 {
+			w.Header().Add("WWW-Authenticate", "Bearer")
+			w.Header().Add("WWW-Authenticate", `Basic realm="kubelogexporter"`)
 			http.Error(w, "a token is needed: Authorization: Bearer <token>", http.StatusUnauthorized)
 			return
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, maxEvent)
 		next(w, r)
 	}
+}
+
+// tokenOf returns the token that a request brings, as "Authorization: Bearer <token>" or as the password of
+// Basic authentication. Whoever can be told no more than an address, such as Knative's ApiServerSource, sends
+// the latter for http://any:<token>@host.
+func tokenOf(r *http.Request) string {
+	if _, password, ok := r.BasicAuth(); ok {
+		return password
+	}
+	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if !ok {
+		return ""
+	}
+	return token
 }
 
 // export starts an export, and waits for it if the query says wait.
@@ -80,7 +105,7 @@ func (t *triggers) export(w http.ResponseWriter, r *http.Request) {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
 		}
-		answer(w, http.StatusOK, map[string]any{"export": name, "done": true})
+		answer(w, r, http.StatusOK, map[string]any{"export": name, "done": true})
 		return
 	}
 	t.running.Go(func() {
@@ -88,10 +113,17 @@ func (t *triggers) export(w http.ResponseWriter, r *http.Request) {
 			t.log.Warn("an export that a request has started failed", "export", name, "err", err)
 		}
 	})
-	answer(w, http.StatusAccepted, map[string]any{"export": name, "done": false})
+	answer(w, r, http.StatusAccepted, map[string]any{"export": name, "done": false})
 }
 
-func answer(w http.ResponseWriter, status int, v any) {
+// answer says what was done. To a CloudEvent it says nothing: Knative's brokers take the body of an answer for
+// another event, and send the first one again if it is none.
+func answer(w http.ResponseWriter, r *http.Request, status int, v any) {
+	media, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if r.Header.Get("ce-specversion") != "" || media == structured {
+		w.WriteHeader(status)
+		return
+	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(v)
@@ -105,33 +137,54 @@ func (t *triggers) event(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	pod := &corev1.Pod{}
 	deleted := strings.HasSuffix(kind, ".delete")
 	switch {
 	case strings.HasPrefix(kind, "dev.knative.apiserver.resource."):
-		err = json.Unmarshal(data, pod)
+		t.resource(w, data, deleted)
 	case strings.HasPrefix(kind, "dev.knative.apiserver.ref."):
-		var ref corev1.ObjectReference
-		if err = json.Unmarshal(data, &ref); err == nil && ref.Kind == "Pod" {
-			pod.Kind, pod.Namespace, pod.Name, pod.UID = ref.Kind, ref.Namespace, ref.Name, ref.UID
-			if !deleted {
-				pod, err = t.e.Pod(r.Context(), ref.Namespace, ref.Name)
-			}
-		}
+		t.reference(r.Context(), w, data, deleted)
 	default:
 		http.Error(w, fmt.Sprintf("events of type %q are not taken, only dev.knative.apiserver.resource.* and .ref.*", kind), http.StatusUnprocessableEntity)
-		return
 	}
-	switch {
+}
+
+const noPod = "read event: its data is no pod"
+
+// resource takes a pod as it is, or was at last.
+func (t *triggers) resource(w http.ResponseWriter, data []byte, deleted bool) {
+	pod := &corev1.Pod{}
+	switch err := json.Unmarshal(data, pod); {
 	case err != nil:
 		http.Error(w, "read event: "+err.Error(), http.StatusBadRequest)
 	case pod.Kind != "" && pod.Kind != "Pod", pod.Name == "" || pod.Namespace == "" || pod.UID == "":
-		http.Error(w, "read event: its data is no pod", http.StatusUnprocessableEntity)
+		http.Error(w, noPod, http.StatusUnprocessableEntity)
 	default:
 		t.e.ObservePod(pod, deleted)
 		w.WriteHeader(http.StatusAccepted)
 	}
 }
+
+// reference takes the name of a pod, and looks at it: an ApiServerSource tells no UID. If that cannot be done
+// now the sender is asked to try again.
+func (t *triggers) reference(ctx context.Context, w http.ResponseWriter, data []byte, deleted bool) {
+	var ref corev1.ObjectReference
+	switch err := json.Unmarshal(data, &ref); {
+	case err != nil:
+		http.Error(w, "read event: "+err.Error(), http.StatusBadRequest)
+		return
+	case ref.Kind != "Pod" || ref.Name == "" || ref.Namespace == "":
+		http.Error(w, noPod, http.StatusUnprocessableEntity)
+		return
+	}
+	if err := t.e.Look(ctx, ref.Namespace, ref.Name, deleted); err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	w.WriteHeader(http.StatusAccepted)
+}
+
+// structured is the content type of an event that is one JSON document.
+const structured = "application/cloudevents+json"
 
 // readEvent takes a CloudEvent apart, in structured or binary mode (HTTP protocol binding 1.0, section 3).
 func readEvent(r *http.Request) (kind string, data []byte, err error) {
@@ -145,7 +198,7 @@ func readEvent(r *http.Request) (kind string, data []byte, err error) {
 	}
 	version := r.Header.Get("ce-specversion")
 	kind, data = r.Header.Get("ce-type"), body
-	if media == "application/cloudevents+json" {
+	if media == structured {
 		var e struct {
 			SpecVersion string          `json:"specversion"`
 			Type        string          `json:"type"`

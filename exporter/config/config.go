@@ -161,7 +161,7 @@ type Export struct {
 	Compression string     `key:"compression" flag:"compression" enum:"zstd,gzip" default:"zstd" doc:"How logs are compressed."`
 	Redact      *Redaction `key:"redact" doc:"What is replaced in logs before they are stored. Without it nothing is."`
 	Schedule    *Schedule  `key:"schedule" doc:"When the export starts. Without it, it always watches for runs that end. With watchFor each start opens a window in which runs that end are exported. Alone, each start is a sweep: what the selected running and ended containers have written since the last sweep."`
-	WatchFor    Duration   `key:"watchFor" min:"1m" max:"366d" zero:"yes" default:"0s" example:"2h" doc:"How long a window stays open that schedule opens."`
+	WatchFor    Duration   `key:"watchFor" min:"1m" max:"366d" zero:"yes" default:"0s" example:"2h" doc:"How long a window stays open that schedule opens. A run belongs to the window that it ends in, so capture live, @every, and what the schedule says of late, missed and overlapping starts are not possible with it."`
 
 	// Compiled is Selection, ready for use.
 	Compiled *selection.Selection
@@ -194,7 +194,7 @@ func (s Selection) Spec() selection.Spec {
 // Schedule says when an export starts.
 type Schedule struct {
 	Cron              string   `key:"cron" required:"yes" raw:"yes" example:"0 3 * * *" doc:"Five fields (minute, hour, day of month, month, day of week), @hourly, @daily, @weekly, @monthly, @yearly, or @every with a duration."`
-	TimeZone          string   `key:"timeZone" check:"zone" default:"UTC" example:"Europe/Berlin" doc:"A zone of the IANA database."`
+	TimeZone          string   `key:"timeZone" check:"zone" default:"UTC" example:"Europe/Berlin" doc:"A zone of the IANA database. When its clock is put forward, a time in the gap runs right after it; when it is put back, one in the overlap runs once. Lines whose hour is * or */n, or that name every hour, go on by the clock: no start in the gap, and those in the overlap both times."`
 	ConcurrencyPolicy string   `key:"concurrencyPolicy" enum:"Forbid,Allow,Replace" default:"Forbid" doc:"What happens if the last start is still at work: Forbid skips the new one, Allow lets both go on, Replace ends the old one."`
 	StartingDeadline  Duration `key:"startingDeadline" min:"1m" zero:"yes" default:"0s" doc:"How late a start may be; 0 is no limit."`
 	CatchUp           string   `key:"catchUp" enum:"none,last" default:"none" doc:"Whether the last start that was missed is made up for."`

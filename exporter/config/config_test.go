@@ -13,8 +13,13 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/kubelogexporter/kubelogexporter/exporter/config"
+	"github.com/kubelogexporter/kubelogexporter/exporter/redact"
+	"github.com/kubelogexporter/kubelogexporter/exporter/schedule"
 	"github.com/kubelogexporter/kubelogexporter/exporter/selection"
 )
+
+// faulty begins the message about a panic.
+const faulty = "the file cannot be checked, through a fault of this program"
 
 const head = "apiVersion: kubelogexporter.dev/v1alpha1\nkind: Config\n"
 
@@ -183,7 +188,7 @@ func TestUnits(t *testing.T) {
 			t.Errorf("%s: %d", text, c.Spool.MinFree)
 		}
 	}
-	for text, want := range map[string]string{"10": "10Mi", "64MB": "64Mi", "64m": "64Mi", "64mib": "64Mi", "-1Gi": "", "1e30Gi": "", "99999999999Ti": "", "x": "", "1.5": "1.5Mi", "7 Gi": "7Gi"} {
+	for text, want := range map[string]string{"10": "10Mi", "64MB": "64Mi", "64m": "64Mi", "64mib": "64Mi", "-1Gi": "", "1e30Gi": "", "99999999999Ti": "", "x": "", "1.5": "1.5Mi", "7 Gi": "7Gi", `"7 "`: "7Mi", `" "`: ""} {
 		_, err := config.Parse([]byte(head+"spool: {minFree: "+text+"}"), config.Options{})
 		if err == nil || want != "" && !strings.Contains(err.Error(), "did you mean "+want+"?") || !strings.Contains(err.Error(), "size such as") {
 			t.Errorf("%s: %v", text, err)
@@ -205,6 +210,17 @@ func TestUnits(t *testing.T) {
 		if got := config.Duration(d).String(); got != want {
 			t.Errorf("%s is printed as %s", want, got)
 		}
+	}
+}
+
+// A fault of a check is told like a mistake: a file must never end an exporter that reads it while it runs.
+func TestFaultOfACheck(t *testing.T) {
+	_, err := config.Parse([]byte(head+"exports: [{name: a, schedule: {cron: '@daily'}}]"), config.Options{
+		CheckSchedule: func(*config.Schedule, config.Duration) error { panic("no such field") },
+	})
+	var errs config.Errors
+	if !errors.As(err, &errs) || !strings.Contains(err.Error(), faulty) || !strings.Contains(err.Error(), "no such field") {
+		t.Error(err)
 	}
 }
 
@@ -230,28 +246,34 @@ func TestHooks(t *testing.T) {
     builtin: [jwtt]
 - name: b
   redact:
-    rules: [{name: mine, pattern: a+}]
+    rules: [{name: mine-too, pattern: b+, replace: x}, {name: mine, pattern: a+}]
 `
 	_, err := config.Parse([]byte(text), config.Options{
 		Redactions: []string{"jwt", "basic"},
-		CheckSchedule: func(s *config.Schedule) error {
+		CheckSchedule: func(s *config.Schedule, _ config.Duration) error {
 			if s.TimeZone != "UTC" {
 				t.Error(s)
 			}
 			return errors.Join(errors.New("minute 61 is too large"), errors.New("jitter 5m is too long"))
 		},
 		CheckRedaction: func(r *config.Redaction) error {
-			if !r.Builtin.All {
-				t.Error(r)
+			var errs []error
+			for _, rule := range r.Rules {
+				switch {
+				case rule.Name == "mine":
+					errs = append(errs, errors.New("rule mine, unlike mine-too: too slow"))
+				case rule.Replace != "":
+					errs = append(errs, errors.New("a replacement is too long"))
+				}
 			}
-			return errors.New("rule mine: too slow")
+			return errors.Join(errs...)
 		},
 	})
 	var errs config.Errors
-	if !errors.As(err, &errs) || len(errs) != 4 {
+	if !errors.As(err, &errs) || len(errs) != 5 {
 		t.Fatal(err)
 	}
-	for i, want := range []string{"config:5:20: exports[0].schedule.cron: minute 61", "config:5:42: exports[0].schedule.jitter: jitter", "config:7:15: exports[0].redact.builtin[0]: there is no built-in rule \"jwtt\"; allowed: jwt, basic; did you mean jwt?", "config:10:35: exports[1].redact.rules[0].pattern: rule mine"} {
+	for i, want := range []string{"config:5:20: exports[0].schedule.cron: minute 61", "config:5:42: exports[0].schedule.jitter: jitter", "config:7:15: exports[0].redact.builtin[0]: there is no built-in rule \"jwtt\"; allowed: jwt, basic; did you mean jwt?", "config:10:52: exports[1].redact.rules[0].replace: a replacement", "config:10:78: exports[1].redact.rules[1].pattern: rule mine"} {
 		if !strings.HasPrefix(errs[i].Error(), want) {
 			t.Errorf("%s, want %s", errs[i], want)
 		}
@@ -410,12 +432,27 @@ func FuzzParse(f *testing.F) {
 	for _, text := range examples(f) {
 		f.Add(text)
 	}
+	f.Add(head + `spool: {maxSize: "4 "}`)
 	f.Fuzz(func(t *testing.T, text string) {
 		slow := time.AfterFunc(5*time.Second, func() { panic("this takes too long:\n" + text) })
 		defer slow.Stop()
-		c, err := config.Parse([]byte(text), config.Options{Lookup: environment("A", "b")})
+		c, err := config.Parse([]byte(text), config.Options{
+			Lookup: environment("A", "b"),
+			CheckSchedule: func(s *config.Schedule, watchFor config.Duration) error {
+				_, err := schedule.Parse(schedule.Spec{Cron: s.Cron, TimeZone: s.TimeZone, Jitter: time.Duration(s.Jitter), WatchFor: time.Duration(watchFor)})
+				return err
+			},
+			CheckRedaction: func(r *config.Redaction) error {
+				var rules []redact.Rule
+				for _, rule := range r.Rules {
+					rules = append(rules, redact.Rule{Name: rule.Name, Pattern: rule.Pattern, Replacement: rule.Replace})
+				}
+				_, err := redact.New(rules)
+				return err
+			},
+		})
 		var errs config.Errors
-		if err != nil && (!errors.As(err, &errs) || len(errs) == 0 || c != nil) {
+		if err != nil && (!errors.As(err, &errs) || len(errs) == 0 || c != nil || strings.Contains(err.Error(), faulty)) {
 			t.Fatal(c, err)
 		}
 		lines := 1

@@ -411,6 +411,8 @@ func (d *decoder) mapping(n *yaml.Node, v reflect.Value, path string) {
 			d.failf(source{node: key}, path, "the key %s is given twice", quoteKey(key.Value))
 		case value.Kind != yaml.ScalarNode || value.ShortTag() != "!!str":
 			d.fail(source{node: value}, join(path, key.Value), mistake{text: "this is no text", allowed: "text; a number, a date, true and null need quotes"})
+		case strings.Contains(value.Value, "${"):
+			d.fail(source{node: value}, join(path, key.Value), *noReference(value.Value))
 		default:
 			d.nodes[join(path, key.Value)] = value
 			v.SetMapIndex(reflect.ValueOf(key.Value), reflect.ValueOf(value.Value))

@@ -25,7 +25,7 @@ type Options struct {
 	Flags map[string]string
 	// CheckSchedule and CheckRedaction, if they are set, say what is wrong with a cron line and its
 	// neighbours, and with redaction rules. Each error of a joined one is told for itself.
-	CheckSchedule  func(*Schedule) error
+	CheckSchedule  func(s *Schedule, watchFor Duration) error
 	CheckRedaction func(*Redaction) error
 	// Redactions are the names of the built-in rules; nil if they are not known.
 	Redactions []string
@@ -103,8 +103,14 @@ func newDecoder(o Options) *decoder {
 	return &decoder{o: o, nodes: make(map[string]*yaml.Node), origins: make(map[string]Origin), failed: make(map[string]bool)}
 }
 
-func (d *decoder) config(root *yaml.Node) (*Config, error) {
-	c := &Config{origins: d.origins}
+func (d *decoder) config(root *yaml.Node) (c *Config, err error) {
+	defer func() {
+		if r := recover(); r != nil { // none is known; but a running exporter takes over a file that is not its own
+			d.failf(source{}, "", "the file cannot be checked, through a fault of this program: %v", r)
+			c, err = nil, d.errs
+		}
+	}()
+	c = &Config{origins: d.origins}
 	d.section(root, reflect.ValueOf(c).Elem(), "")
 	if d.o.absent {
 		c.APIVersion, c.Kind = APIVersion, Kind

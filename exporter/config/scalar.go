@@ -141,13 +141,18 @@ func (d *decoder) setString(f field, v reflect.Value, text, tag string, at sourc
 		}
 		text = expanded
 	case !f.raw && strings.Contains(text, "${"):
-		return &mistake{text: "an environment reference is not possible here", allowed: "in " + strings.Join(expandable(), ", "), offset: strings.Index(text, "${")}
+		return noReference(text)
 	}
 	if m := checkText(f, text, at.node != nil); m != nil {
 		return m
 	}
 	v.SetString(text)
 	return nil
+}
+
+// noReference is the mistake of a reference where none is put in.
+func noReference(text string) *mistake {
+	return &mistake{text: "an environment reference is not possible here", allowed: "in " + strings.Join(expandable(), ", "), offset: strings.Index(text, "${")}
 }
 
 // checkText compares a text with what a field allows. given says that it stands in the file.

@@ -9,21 +9,22 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/kubelogexporter/kubelogexporter/exporter/notify"
 	"github.com/kubelogexporter/kubelogexporter/exporter/selection"
 )
 
 // at returns where a path stands in the file, or the nearest section around it that does.
 func (d *decoder) at(path string) source {
 	for path != "" {
-		if n := d.nodes[path]; n != nil {
-			return source{node: n}
-		}
-		switch o := d.origins[path]; o.Kind {
+		switch o := d.origins[path]; o.Kind { // before the file, which may have another value there
 		case FromFlag:
 			return source{place: o.String()}
 		case FromEnvironment:
 			return source{place: o.String()}
 		case FromDefault, FromFile:
+		}
+		if n := d.nodes[path]; n != nil {
+			return source{node: n}
 		}
 		path = path[:max(0, strings.LastIndexAny(path, ".["))]
 	}
@@ -97,8 +98,11 @@ func (d *decoder) check(c *Config) {
 	}
 	if e := c.Notifications.CloudEvents; e != nil {
 		for name := range e.Overrides.Extensions {
-			if path := "notifications.cloudEvents.overrides.extensions." + name; !regexp.MustCompile(`^[a-z0-9]{1,20}$`).MatchString(name) {
+			path := "notifications.cloudEvents.overrides.extensions." + name
+			if !regexp.MustCompile(`^[a-z0-9]{1,20}$`).MatchString(name) {
 				d.fail(d.at(path), path, mistake{text: fmt.Sprintf("%q is no name for an extension", name), allowed: "1 to 20 lower-case letters and digits"})
+			} else if err := notify.CheckExtension(name); err != nil {
+				d.fail(d.at(path), path, mistake{text: err.Error(), allowed: "a name that CloudEvents itself does not use"})
 			}
 		}
 	}
@@ -151,7 +155,7 @@ func (d *decoder) exports(c *Config) {
 	for i := range c.Exports {
 		for j := range i {
 			first, second := c.Exports[j].Compiled, c.Exports[i].Compiled
-			if first == nil || second == nil || !first.Covers(second) {
+			if first == nil || second == nil || !first.Covers(second) || c.Exports[j].WatchFor > 0 { // what ends outside of windows is for those behind
 				continue
 			}
 			what := "its selection is no wider than that of"
@@ -192,6 +196,9 @@ func (d *decoder) schedule(e *Export, path string) {
 		}
 		return
 	}
+	if e.WatchFor > 0 && e.Capture == "live" {
+		d.fail(d.at(path+".capture"), path+".capture", mistake{text: "a log that is followed from its container's start on cannot be limited to windows", allowed: "final, or no watchFor"})
+	}
 	s, path := e.Schedule, path+".schedule"
 	if s.Cron == "" || checkZone(s.TimeZone) != nil {
 		return // told before
@@ -203,7 +210,7 @@ func (d *decoder) schedule(e *Export, path string) {
 	if d.o.CheckSchedule == nil {
 		return
 	}
-	for _, err := range each(d.o.CheckSchedule(s)) {
+	for _, err := range each(d.o.CheckSchedule(s, e.WatchFor)) {
 		key := "cron"
 		if word, _, _ := strings.Cut(err.Error(), " "); slices.Contains(keysOf(fieldsOf(reflect.TypeFor[Schedule]())), word) {
 			key = word
@@ -263,22 +270,36 @@ func (d *decoder) redaction(r *Redaction, path string) {
 	if d.o.CheckRedaction == nil || len(d.errs) > count {
 		return
 	}
-	for _, err := range each(d.o.CheckRedaction(r)) {
-		at := path
-		for i, rule := range r.Rules {
-			if rule.Name != "" && strings.Contains(err.Error(), rule.Name) {
-				at = fmt.Sprintf("%s.rules[%d].pattern", path, i)
+	errs := each(d.o.CheckRedaction(r))
+	if len(errs) == 0 {
+		return
+	}
+	count = len(d.errs)
+	for i, rule := range r.Rules[:min(len(r.Rules), maxErrors)] { // one after the other, because no error says whose it is
+		alone := &Redaction{Rules: []Rule{rule}}
+		at := fmt.Sprintf("%s.rules[%d].pattern", path, i)
+		for _, err := range each(d.o.CheckRedaction(alone)) {
+			if alone.Rules[0].Replace = ""; d.o.CheckRedaction(alone) == nil {
+				at = fmt.Sprintf("%s.rules[%d].replace", path, i)
 			}
+			d.fail(d.at(at), at, mistake{text: err.Error()})
 		}
-		d.fail(d.at(at), at, mistake{text: err.Error()})
+	}
+	if len(d.errs) == count { // no rule is wrong, but all of them together
+		for _, err := range errs {
+			d.fail(d.at(path), path, mistake{text: err.Error()})
+		}
 	}
 }
 
-// each takes a joined error apart.
-func each(err error) []error {
+// each takes a joined error apart, also one that is joined of such.
+func each(err error) (all []error) {
 	var joined interface{ Unwrap() []error }
 	if errors.As(err, &joined) {
-		return joined.Unwrap()
+		for _, err := range joined.Unwrap() {
+			all = append(all, each(err)...)
+		}
+		return all
 	}
 	if err == nil {
 		return nil

@@ -53,17 +53,14 @@ func parseSize(text string) (Size, *mistake) {
 	if text == "0" {
 		return 0, nil
 	}
-	if isNumber(text) {
-		return 0, &mistake{text: text + " has no unit", allowed: sizes, hint: text + "Mi"}
+	if bare := strings.TrimSpace(text); isNumber(bare) {
+		return 0, &mistake{text: bare + " has no unit", allowed: sizes, hint: bare + "Mi"}
 	}
 	q, err := resource.ParseQuantity(text)
 	number := strings.TrimRight(text, "BKMGTbkmgti ")
 	hint := ""
-	if isNumber(number) && number != text {
-		unit := strings.ToUpper(strings.TrimSpace(text[len(number):])[:1])
-		if strings.Contains("KMGT", unit) {
-			hint = number + unit + "i"
-		}
+	if unit := strings.ToUpper(strings.TrimSpace(text[len(number):])); isNumber(number) && unit != "" && strings.Contains("KMGT", unit[:1]) {
+		hint = number + unit[:1] + "i"
 	}
 	switch {
 	case err != nil || strings.HasSuffix(text, "m") || strings.HasSuffix(text, "n") || strings.HasSuffix(text, "u"):

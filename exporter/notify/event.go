@@ -55,9 +55,9 @@ func (o *Options) encode(r Run) ([]byte, error) {
 	return b, nil
 }
 
-// checkExtension: names are of lower-case letters and digits (CloudEvents 1.0, section 3), and those of
-// the specification are not to be replaced.
-func checkExtension(name string) error {
+// CheckExtension says what is wrong with the name of an extension. Names are of lower-case letters and digits
+// (CloudEvents 1.0, section 3), and those of the specification are not to be replaced.
+func CheckExtension(name string) error {
 	switch name {
 	case "specversion", "type", "source", "id", "subject", "time", "datacontenttype", "dataschema", "dataref", "data":
 		return fmt.Errorf("extension %q is set by the exporter", name)

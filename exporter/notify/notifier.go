@@ -83,7 +83,7 @@ func New(o Options) (*Notifier, error) {
 		return nil, fmt.Errorf("notify: the source %q is not a URI reference", o.Source)
 	}
 	for name := range o.Extensions {
-		if err := checkExtension(name); err != nil {
+		if err := CheckExtension(name); err != nil {
 			return nil, fmt.Errorf("notify: %w", err)
 		}
 	}

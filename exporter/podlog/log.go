@@ -213,6 +213,12 @@ func (l *Log) Read(body io.Reader) (Result, error) {
 	return j.res, err
 }
 
+// Append takes the beginning of a line of which it is known that it follows the complete lines held.
+func (l *Log) Append(line []byte) error {
+	j := joiner{log: l, appending: true}
+	return j.last(line)
+}
+
 // scan cuts the body into lines, or pieces of lines longer than the buffer, and hands them to j.
 func (l *Log) scan(body io.Reader, j *joiner) error {
 	buf, n := l.buf, 0

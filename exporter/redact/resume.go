@@ -29,6 +29,10 @@ func (w *Writer) MayBeInKey() {
 // InKey says whether the text so far may end within a private key.
 func (w *Writer) InKey() bool { return w.keys.left > 0 }
 
+// Open returns a copy of the unterminated line that waits for its end, as it came, and whether that is all of
+// it: of a very long line the beginning is written already.
+func (w *Writer) Open() (line []byte, whole bool) { return bytes.Clone(w.line), w.long == nil }
+
 // GoOnAfter makes a writer go on behind the lines that another one of the same rules has seen.
 func (w *Writer) GoOnAfter(before *Writer) { w.keys.left = before.keys.left }
 

@@ -104,6 +104,14 @@ func (r *Runner) offer(j *job, scheduled time.Time) {
 	}
 }
 
+// next is when the next export is due, as the log has it.
+func (j *job) next() any {
+	if t := j.status().Next; !t.IsZero() {
+		return t
+	}
+	return "never"
+}
+
 func (j *job) status() Status {
 	spec := j.Schedule.Spec()
 	s := Status{

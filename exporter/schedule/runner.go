@@ -49,7 +49,7 @@ type Status struct {
 	TimeZone string
 	Suspend  bool
 	Removed  bool      // it is no longer in the set, but an export goes on
-	Last     time.Time // scheduled time of the last export that this Runner started
+	Last     time.Time // scheduled time of the last export that was started or, as long as this Runner has started none, dealt with
 	Next     time.Time // when the next one is due, with jitter; zero if suspended or removed
 	Running  int       // exports that go on
 	Started  int64     // exports
@@ -172,9 +172,8 @@ func (r *Runner) set(name string, e Entry, now time.Time) {
 			delete(r.gone, name)
 			r.store(j, now)
 		}
-		r.opts.Log.Info("schedule set", "schedule", name, "cron", spec.Cron, "zone", spec.TimeZone, "suspend", spec.Suspend)
 	} else if old := j.Schedule.Spec(); j.removed || old != spec {
-		r.opts.Log.Info("schedule changed", "schedule", name, "cron", spec.Cron, "zone", spec.TimeZone, "suspend", spec.Suspend)
+		defer r.tell("schedule changed", j)
 		if j.removed || old.Cron != spec.Cron || old.TimeZone != spec.TimeZone {
 			j.base, j.changed = now, true
 			r.store(j, now)
@@ -220,14 +219,26 @@ func (r *Runner) load(j *job) {
 			r.store(j, j.base) // "@every 24h" counts from here, also after a restart
 		default:
 			j.base = last
+			if j.Schedule.Starts(last) {
+				j.last = last
+			}
 		}
 		j.loaded = true
 		j.schedule()
+		if !j.removed {
+			r.tell("schedule set", j) // not before: only now it is known when it starts
+		}
 		select {
 		case r.wake <- struct{}{}:
 		default:
 		}
 	})
+}
+
+// tell logs what a schedule is, and when it starts next; the lock is held.
+func (r *Runner) tell(what string, j *job) {
+	spec := j.Schedule.Spec()
+	r.opts.Log.Info(what, "schedule", j.name, "cron", spec.Cron, "zone", spec.TimeZone, "suspend", spec.Suspend, "next", j.next())
 }
 
 // store keeps in the State that a schedule is counted from a time; the lock is held. It does not wait.
@@ -303,7 +314,7 @@ func (r *Runner) ended(j *job, a *active, scheduled time.Time, cause, err error)
 	j.lastEnd, j.lastErr = now, ""
 	switch {
 	case err == nil:
-		r.opts.Log.Info("export done", "schedule", j.name, "scheduled", scheduled)
+		r.opts.Log.Info("export done", "schedule", j.name, "scheduled", scheduled, "next", j.next())
 	case errors.Is(err, ErrTaken):
 		j.started--
 		j.skipped++

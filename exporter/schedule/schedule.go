@@ -61,7 +61,8 @@ type Spec struct {
 	// below Jitter that depends on its name alone. It must be shorter than the time between two starts.
 	Jitter  time.Duration
 	Suspend bool // no exports are started, and none is caught up later
-	// WatchFor is how long a window stays open that each start opens, see Window. 0 is no window.
+	// WatchFor is how long a window stays open that each start opens, see Window. 0 is no window. With it what
+	// is said of exports that are late, missed or skipped must be left out.
 	WatchFor time.Duration
 }
 
@@ -117,6 +118,30 @@ func (s Spec) check() error {
 	}
 	if s.WatchFor < 0 {
 		errs = append(errs, fmt.Errorf("watchFor %s is negative", s.WatchFor))
+	}
+	if s.WatchFor > 0 {
+		errs = append(errs, s.checkWindow())
+	}
+	return errors.Join(errs...)
+}
+
+// checkWindow refuses what is said of starts only. A window has none that could be late, missed or skipped:
+// a run belongs to it if it ends in it, whenever that is learned, so the words would promise what nobody does.
+func (s Spec) checkWindow() error {
+	var errs []error
+	for _, word := range []struct {
+		key   string
+		value any
+		set   bool
+	}{
+		{"concurrencyPolicy", s.ConcurrencyPolicy, s.ConcurrencyPolicy != Forbid},
+		{"startingDeadline", s.StartingDeadline, s.StartingDeadline != 0},
+		{"catchUp", s.CatchUp, s.CatchUp != CatchUpNone},
+		{"jitter", s.Jitter, s.Jitter != 0},
+	} {
+		if word.set {
+			errs = append(errs, fmt.Errorf("%s %v means nothing with watchFor: a run belongs to the window that it ends in, whenever that is learned", word.key, word.value))
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -269,6 +294,28 @@ func (s *Schedule) lastBefore(known, now time.Time) time.Time {
 		known = t
 	}
 	return known
+}
+
+// Last returns the last start not after a time, without jitter. It is zero for an "@every", which is counted from
+// nowhere.
+func (s *Schedule) Last(t time.Time) time.Time {
+	if s.line.every != nil {
+		return time.Time{}
+	}
+	from := t.AddDate(-9, 0, 0) // there are eight years at most between two starts
+	if last := s.lastBefore(from, t); last.After(from) {
+		return last
+	}
+	return time.Time{}
+}
+
+// Starts says whether a time that a State holds is one of a start; otherwise the schedule was set then. Starts
+// are whole seconds, also those of an "@every".
+func (s *Schedule) Starts(t time.Time) bool {
+	if s.line.every != nil {
+		return t.Equal(t.Truncate(time.Second))
+	}
+	return s.Next(t.Add(-time.Second)).Equal(t)
 }
 
 // Window returns the start of the window that a time lies in: WatchFor from each start on. Of windows that

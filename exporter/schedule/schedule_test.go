@@ -248,6 +248,10 @@ func TestParseRefuses(t *testing.T) {
 		{Spec{Cron: "@daily", Jitter: -1}, "not within"},
 		{Spec{Cron: "*/15 * * * *", Jitter: time.Hour}, "jitter 1h0m0s is not shorter than the 15m0s"},
 		{Spec{Cron: "@daily", WatchFor: -1}, "negative"},
+		{Spec{Cron: "@daily", WatchFor: time.Hour, CatchUp: CatchUpLast}, "catchUp last means nothing with watchFor"},
+		{Spec{Cron: "@daily", WatchFor: time.Hour, StartingDeadline: time.Hour}, "startingDeadline 1h0m0s means nothing with watchFor"},
+		{Spec{Cron: "@daily", WatchFor: time.Hour, ConcurrencyPolicy: Replace}, "concurrencyPolicy Replace means nothing with watchFor"},
+		{Spec{Cron: "@daily", WatchFor: time.Hour, Jitter: time.Minute}, "jitter 1m0s means nothing with watchFor"},
 	} {
 		s, err := Parse(c.spec)
 		if err == nil || !strings.Contains(err.Error(), c.want) || s != nil {
@@ -324,6 +328,21 @@ func FuzzParse(f *testing.F) {
 			at = next
 		}
 	})
+}
+
+func TestLast(t *testing.T) {
+	for _, c := range []struct{ line, at, want string }{
+		{"0 3 * * *", "2026-11-23T02:59:59Z", "2026-11-22T03:00:00Z"},
+		{"0 3 * * *", "2026-11-23T03:00:00Z", "2026-11-23T03:00:00Z"},
+		{"* * * * *", "2026-11-23T03:00:59Z", "2026-11-23T03:00:00Z"},
+		{"0 0 29 2 *", "2104-02-28T00:00:00Z", "2096-02-29T00:00:00Z"},
+		{"@every 1h", "2026-11-23T03:00:00Z", ""},
+	} {
+		got := parse(t, Spec{Cron: c.line}).Last(stamp(t, c.at))
+		if c.want == "" && !got.IsZero() || c.want != "" && !got.Equal(stamp(t, c.want)) {
+			t.Errorf("%q at %s: %s, want %q", c.line, c.at, got, c.want)
+		}
+	}
 }
 
 func TestWindow(t *testing.T) {

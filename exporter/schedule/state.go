@@ -15,6 +15,9 @@ import (
 // ErrTaken says that another process deals with what is due at this time.
 var ErrTaken = errors.New("another process has taken it")
 
+// ErrDamaged says that a state cannot be read, and so is empty.
+var ErrDamaged = errors.New("it is damaged")
+
 // State keeps for each schedule the time from which it is counted: the scheduled time of the last export
 // that was started, skipped or missed, or the time when the schedule was first set. It is what a
 // restarted program, or another leader, goes on from. The methods must return when the context ends,
@@ -36,7 +39,8 @@ type FileState struct {
 	times map[string]time.Time
 }
 
-// OpenFileState reads a state file. One that does not exist is empty; its directory must exist.
+// OpenFileState reads a state file. One that does not exist is empty; its directory must exist. One that is
+// damaged is empty too, and can be used, but the error is ErrDamaged then.
 func OpenFileState(path string) (*FileState, error) {
 	s := &FileState{path: path, times: make(map[string]time.Time)}
 	b, err := os.ReadFile(path) //nolint:gosec // named by the caller
@@ -47,7 +51,8 @@ func OpenFileState(path string) (*FileState, error) {
 		return nil, fmt.Errorf("read schedule state: %w", err)
 	}
 	if err := json.Unmarshal(b, &s.times); err != nil {
-		return nil, fmt.Errorf("read schedule state %s: %w", path, err)
+		clear(s.times)
+		return s, fmt.Errorf("read schedule state %s: %w: %w", path, ErrDamaged, err)
 	}
 	if s.times == nil { // "null"
 		s.times = make(map[string]time.Time)

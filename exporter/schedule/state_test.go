@@ -3,6 +3,7 @@ package schedule
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -178,11 +179,60 @@ func TestFileState(t *testing.T) {
 	if err := os.WriteFile(path, []byte(`{"a": "yesterday"}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenFileState(path); err == nil || !strings.Contains(err.Error(), path) {
-		t.Errorf("a damaged file: %v", err)
+	s, err := OpenFileState(path)
+	if !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), path) {
+		t.Fatalf("a damaged file: %v", err)
+	}
+	if err := s.Store(t.Context(), "a", at); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := open().Load(t.Context(), "a"); err != nil || !got.Equal(at) {
+		t.Errorf("after the damage: %s, %v", got, err)
 	}
 	gone := &FileState{path: filepath.Join(t.TempDir(), "none", "s.json"), times: make(map[string]time.Time)}
 	if err := gone.Store(t.Context(), "a", at); err == nil || !gone.times["a"].IsZero() {
 		t.Errorf("stored %v without a directory: %v", gone.times, err)
 	}
+}
+
+// What a State knows is told again after a restart, but not when a schedule was set, which was no start; and the
+// log says when the next start comes.
+func TestRunnerTellsOfRestarts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log journal
+		var said strings.Builder
+		o := Options{State: newState(), Log: slog.New(slog.NewTextHandler(&said, nil))}
+		set := map[string]Entry{
+			"hourly": {parse(t, Spec{Cron: "@hourly"}), log.export("hourly", time.Second)},
+			"every":  {parse(t, Spec{Cron: "@every 1h"}), log.export("every", time.Second)},
+		}
+		time.Sleep(time.Millisecond)
+		r, stop := begin(t, o, set)
+		time.Sleep(time.Second)
+		for _, name := range []string{"hourly", "every"} {
+			if s := status(t, r, name); !s.Last.IsZero() {
+				t.Errorf("%s was started: %+v", name, s)
+			}
+		}
+		stop()
+		if !strings.Contains(said.String(), `msg="schedule set" schedule=hourly cron=@hourly zone="" suspend=false next=2000-01-01T01:00:00.000Z`) {
+			t.Errorf("log %s", said.String())
+		}
+		r, stop = begin(t, o, set)
+		if s := status(t, r, "hourly"); !s.Last.IsZero() {
+			t.Errorf("it was started: %+v", s)
+		}
+		time.Sleep(90 * time.Minute)
+		stop()
+		if !strings.Contains(said.String(), `msg="export done" schedule=hourly scheduled=2000-01-01T01:00:00.000Z next=2000-01-01T02:00:00.000Z`) {
+			t.Errorf("log %s", said.String())
+		}
+		r, stop = begin(t, o, set)
+		for _, name := range []string{"hourly", "every"} {
+			if s := status(t, r, name); !s.Last.Equal(stamp(t, "2000-01-01T01:00:00Z")) || s.Started != 0 {
+				t.Errorf("%s after a restart: %+v", name, s)
+			}
+		}
+		stop()
+	})
 }

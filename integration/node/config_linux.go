@@ -41,6 +41,8 @@ func etcdArgs() []string {
 	}
 }
 
+func containerdArgs() []string { return []string{"--config", containerdConfig} }
+
 func apiserverArgs() []string {
 	return []string{
 		"--etcd-servers=" + etcdURL,

@@ -94,13 +94,13 @@ func (n *Node) Close() error {
 	return err
 }
 
-// RestartKubelet kills the kubelet, leaves the node without one for a while, and starts it again. It returns
-// when the node is Ready. The containers run on meanwhile.
-func (n *Node) RestartKubelet(ctx context.Context, away time.Duration) error {
+// Restart kills the kubelet, containerd or kube-apiserver, leaves the node without it for a while, and starts it
+// again. It returns when that is ready. The containers run on meanwhile.
+func (n *Node) Restart(ctx context.Context, component string, away time.Duration) error {
 	if err := supported(); err != nil {
 		return err
 	}
-	return n.restartKubelet(ctx, away)
+	return n.restart(ctx, component, away)
 }
 
 // Component is one process of the node.

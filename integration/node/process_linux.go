@@ -202,17 +202,33 @@ func marked() ([]process, error) {
 	return all, nil
 }
 
-func (n *Node) restartKubelet(ctx context.Context, away time.Duration) error {
+func (n *Node) restart(ctx context.Context, component string, away time.Duration) error {
+	api, err := newClient()
+	if err != nil {
+		return err
+	}
+	var args []string
+	var ready func(context.Context) error
+	switch component {
+	case "kubelet":
+		args, ready = kubeletArgs(), api.kubeletReady
+	case "containerd":
+		args, ready = containerdArgs(), containerdReady
+	case "kube-apiserver":
+		args, ready = apiserverArgs(), api.ready
+	default:
+		return fmt.Errorf("restart %s: only the kubelet, containerd and kube-apiserver can be", component)
+	}
 	records, err := recorded()
 	if err != nil {
 		return err
 	}
-	i := slices.IndexFunc(records, func(p process) bool { return p.Name == "kubelet" })
+	i := slices.IndexFunc(records, func(p process) bool { return p.Name == component })
 	if i < 0 {
-		return errors.New("restart kubelet: none was started")
+		return fmt.Errorf("restart %s: none was started", component)
 	}
 	if err := syscall.Kill(records[i].PID, syscall.SIGKILL); err != nil {
-		return fmt.Errorf("restart kubelet: %w", err)
+		return fmt.Errorf("restart %s: %w", component, err)
 	}
 	for records[i].alive() {
 		time.Sleep(time.Millisecond)
@@ -221,15 +237,11 @@ func (n *Node) restartKubelet(ctx context.Context, away time.Duration) error {
 	case <-time.After(away):
 	case <-ctx.Done():
 	}
-	kubelet, err := start(n.binaries, "kubelet", kubeletArgs()...)
+	started, err := start(n.binaries, component, args...)
 	if err != nil {
 		return err
 	}
-	api, err := newClient()
-	if err != nil {
-		return err
-	}
-	return kubelet.wait(ctx, 2*time.Minute, api.kubeletReady)
+	return started.wait(ctx, 2*time.Minute, ready)
 }
 
 // killAll ends the processes of the node and of its pods, and returns when

@@ -198,7 +198,7 @@ func startAll(ctx context.Context, n *Node, t tools, p *progress) error {
 	if _, err := start(n.binaries, "etcd", etcdArgs()...); err != nil {
 		return err
 	}
-	containerd, err := start(n.binaries, "containerd", "--config", containerdConfig)
+	containerd, err := start(n.binaries, "containerd", containerdArgs()...)
 	if err != nil {
 		return err
 	}

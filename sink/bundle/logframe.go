@@ -4,14 +4,16 @@ import (
 	"crypto/md5" //nolint:gosec // not against forgery: most stores tell the MD5 as ETag
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"hash"
 	"io"
 )
 
 // encodeFrame compresses the first size bytes of the frame in progress into the object in progress,
 // or into a new one if this one could grow too large. One pass over the text does everything.
 func (w *LogWriter) encodeFrame(size int64) error {
-	if w.object != nil && w.object.StoredBytes+worstCase(size)+seekTableSize(len(w.object.frames)+1) > w.o.MaxStored {
+	if w.object != nil && len(w.object.frames) > 0 && w.object.StoredBytes+worstCase(size)+seekTableSize(len(w.object.frames)+1) > w.o.MaxStored {
 		if err := w.endObject(); err != nil {
 			return err
 		}
@@ -28,6 +30,7 @@ func (w *LogWriter) encodeFrame(size int64) error {
 		RawBytes:  size,
 		FirstLine: w.scan.newlines - o.firstLines,
 	}
+	before := w.point()
 	enc := w.o.Encoders.take()
 	defer w.o.Encoders.give(enc)
 	z, err := enc.begin(o.w, io.MultiWriter(o.stored, o.md5), w.o.Compression, size)
@@ -49,11 +52,62 @@ func (w *LogWriter) encodeFrame(size int64) error {
 		err = enc.out.Flush()
 	}
 	if err != nil {
-		return fmt.Errorf("write log object: %w", err)
+		err = fmt.Errorf("write log object: %w", err)
+		w.back(before, err)
+		return err
 	}
 	frame.StoredBytes = enc.stored.n
 	o.add(frame, seekEntry{stored: uint32(enc.stored.n), raw: uint32(size), checksum: enc.stored.last}, &w.scan)
 	return nil
+}
+
+// point is where a writer stands between two frames, so that it can go back there.
+type point struct {
+	whole, raw, stored, md5 hash.Hash
+	scan                    scanner
+}
+
+func (w *LogWriter) point() point {
+	o := w.object
+	p := point{whole: clone(w.whole), stored: clone(o.stored), md5: clone(o.md5), scan: w.scan.clone()}
+	if o.raw != nil {
+		p.raw = clone(o.raw)
+	}
+	return p
+}
+
+// clone copies a hash of the standard library, which all can be copied.
+func clone(h hash.Hash) hash.Hash {
+	c, err := h.(hash.Cloner).Clone()
+	if err != nil {
+		panic("bundle: " + err.Error())
+	}
+	return c.(hash.Hash) //nolint:forcetypeassert // Clone says so
+}
+
+// back takes back a frame of which only a part could be written.
+func (w *LogWriter) back(p point, why error) {
+	o := w.object
+	w.whole, w.scan, o.raw, o.stored, o.md5 = p.whole, p.scan, p.raw, p.stored, p.md5
+	w.rewind(why)
+}
+
+// rewind takes back what was written to the object in progress and does not count. Where that cannot be done
+// the writer is good for nothing any more.
+func (w *LogWriter) rewind(why error) {
+	o := w.object
+	f, ok := o.w.(Rewinder)
+	if !ok {
+		w.err = why
+		return
+	}
+	err := f.Truncate(o.StoredBytes)
+	if err == nil {
+		_, err = f.Seek(o.StoredBytes, io.SeekStart)
+	}
+	if err != nil {
+		w.err = errors.Join(why, fmt.Errorf("rewind log object: %w", err))
+	}
 }
 
 // worstCase is more than a frame of incompressible text can take: a few bytes for each block, and
@@ -111,7 +165,6 @@ func (o *openObject) add(f Frame, e seekEntry, scan *scanner) {
 // endObject writes the seek table of an object of several frames and closes its account.
 func (w *LogWriter) endObject() error {
 	o := w.object
-	w.object = nil
 	if len(o.frames) > 1 {
 		o.Frames = o.frames
 		if w.o.Compression == Zstd {
@@ -120,7 +173,9 @@ func (w *LogWriter) endObject() error {
 				if err == nil {
 					err = io.ErrShortWrite
 				}
-				return fmt.Errorf("write seek table: %w", err)
+				err = fmt.Errorf("write seek table: %w", err)
+				w.rewind(err)
+				return err
 			}
 			o.stored.Write(table)
 			o.md5.Write(table)
@@ -134,6 +189,6 @@ func (w *LogWriter) endObject() error {
 		raw = w.whole
 	}
 	o.RawSHA256 = hex.EncodeToString(raw.Sum(nil))
-	w.done = append(w.done, o.Object)
+	w.done, w.object = append(w.done, o.Object), nil
 	return nil
 }

@@ -35,6 +35,12 @@ type ScratchFile interface {
 	Truncate(size int64) error
 }
 
+// Rewinder is a file of which the end can be taken back. *os.File is one.
+type Rewinder interface {
+	io.Seeker
+	Truncate(size int64) error
+}
+
 // LogOptions say where a LogWriter writes and how.
 type LogOptions struct {
 	Compression Compression
@@ -45,6 +51,7 @@ type LogOptions struct {
 	Scratch ScratchFile
 	// Next gives the file for the next log object. It is called when the first byte for it is ready,
 	// and so never for an empty log. The caller owns the files and may close one when the next is asked for.
+	// A file that is a Rewinder may fail and be written to again.
 	Next func() (io.Writer, error)
 	// FrameSize and MaxStored replace the constants of these names, for tests. 0 means the constant.
 	FrameSize int
@@ -65,9 +72,13 @@ type Summary struct {
 // LogWriter compresses the text of one run's log into one object or, if it is long, into several.
 // It holds 16 KiB and the beginnings of the last 20 lines, whatever the length of the log and of its
 // lines. Not safe for concurrent use.
+//
+// A call that fails because a file takes no more leaves the writer as it was, so that it may be made again: a
+// full disk has room again some day, and what was written may be all there is of the log. For that the files
+// have to be Rewinders.
 type LogWriter struct {
 	o   LogOptions
-	err error
+	err error // it is good for nothing any more
 
 	// The frame in progress: its first part lies in the scratch file, the rest in buf.
 	buf       []byte
@@ -126,7 +137,7 @@ func (w *LogWriter) Lines() int64 {
 // RawBytes returns how many bytes of text were written so far.
 func (w *LogWriter) RawBytes() int64 { return w.rawBytes }
 
-// Write takes the next bytes of the text, cut anywhere. After an error every further call fails with it.
+// Write takes the next bytes of the text, cut anywhere. After an error it has taken as many as it says.
 func (w *LogWriter) Write(p []byte) (int, error) {
 	if w.closed != nil && w.err == nil {
 		return 0, errors.New("write log: the writer is closed")
@@ -135,12 +146,14 @@ func (w *LogWriter) Write(p []byte) (int, error) {
 	for len(p) > 0 && w.err == nil {
 		room := int64(w.o.FrameSize) - w.frameLen()
 		if room == 0 {
-			w.err = w.cut()
+			if err := w.cut(); err != nil {
+				return written, err
+			}
 			continue
 		}
 		chunk := p[:min(int64(len(p)), room)]
-		if w.err = w.append(chunk); w.err != nil {
-			break
+		if err := w.append(chunk); err != nil {
+			return written, err
 		}
 		w.newlines += int64(bytes.Count(chunk, newline))
 		w.rawBytes += int64(len(chunk))
@@ -155,22 +168,22 @@ func (w *LogWriter) frameLen() int64 { return w.inScratch + int64(len(w.buf)) }
 
 // append adds to the frame in progress, which has room for it.
 func (w *LogWriter) append(p []byte) error {
-	if i := bytes.LastIndexByte(p, '\n'); i >= 0 {
-		w.lineEnd = w.frameLen() + int64(i) + 1
+	begin := w.frameLen()
+	if len(w.buf)+len(p) > bufferSize {
+		if err := w.spill(w.buf); err != nil {
+			return err
+		}
+		w.buf = w.buf[:0]
 	}
-	if len(w.buf)+len(p) <= bufferSize {
+	if len(w.buf) > 0 || len(p) <= bufferSize/2 {
 		w.buf = append(w.buf, p...)
-		return nil
-	}
-	if err := w.spill(w.buf); err != nil {
+	} else if err := w.spill(p); err != nil {
 		return err
 	}
-	w.buf = w.buf[:0]
-	if len(p) <= bufferSize/2 {
-		w.buf = append(w.buf, p...)
-		return nil
+	if i := bytes.LastIndexByte(p, '\n'); i >= 0 {
+		w.lineEnd = begin + int64(i) + 1
 	}
-	return w.spill(p)
+	return nil
 }
 
 // Flush moves what is held in memory to the scratch file, so that it outlives the process.
@@ -178,21 +191,25 @@ func (w *LogWriter) Flush() error {
 	if w.err != nil || w.closed != nil || len(w.buf) == 0 {
 		return w.err
 	}
-	if w.err = w.spill(w.buf); w.err == nil {
-		w.buf = w.buf[:0]
+	if err := w.spill(w.buf); err != nil {
+		return err
 	}
-	return w.err
+	w.buf = w.buf[:0]
+	return nil
 }
 
+// spill writes to the scratch file, all or nothing.
 func (w *LogWriter) spill(p []byte) error {
 	n, err := w.o.Scratch.Write(p)
-	w.inScratch += int64(n)
 	if err == nil && n < len(p) {
 		err = io.ErrShortWrite
 	}
 	if err != nil {
-		return fmt.Errorf("write scratch file: %w", err)
+		err = fmt.Errorf("write scratch file: %w", err)
+		w.err = errors.Join(w.err, w.resetScratch(w.inScratch))
+		return err
 	}
+	w.inScratch += int64(n)
 	return nil
 }
 
@@ -210,9 +227,11 @@ func (w *LogWriter) cut() error {
 	if end >= w.inScratch { // the usual case: the last bytes of the frame are still in memory
 		w.buf = append(w.buf[:0], w.buf[end-w.inScratch:]...)
 		w.inScratch = 0
-		return w.resetScratch(0)
+		w.err = w.resetScratch(0)
+		return w.err
 	}
-	return w.moveDown(end)
+	w.err = w.moveDown(end)
+	return w.err
 }
 
 // moveDown moves what lies in the scratch file behind from to its beginning.
@@ -256,13 +275,14 @@ func (w *LogWriter) Cut() (Summary, error) {
 	case w.closed != nil:
 		return *w.closed, nil
 	}
-	if w.err = w.cutObject(); w.err != nil {
-		return Summary{}, w.err
+	if err := w.cutObject(); err != nil {
+		return Summary{}, err
 	}
 	s := w.summary(w.scan.newlines)
 	if len(s.Objects) > 0 {
-		if s.RawSHA256State, w.err = w.whole.(encoding.BinaryMarshaler).MarshalBinary(); w.err != nil {
-			return Summary{}, fmt.Errorf("cut log: %w", w.err)
+		var err error
+		if s.RawSHA256State, err = w.whole.(encoding.BinaryMarshaler).MarshalBinary(); err != nil {
+			return Summary{}, fmt.Errorf("cut log: %w", err)
 		}
 	}
 	return s, nil
@@ -306,11 +326,13 @@ func (w *LogWriter) cutObject() error {
 // Close compresses what is left, ends the last object and tells what was written. It closes no file.
 // A second call returns the same.
 func (w *LogWriter) Close() (Summary, error) {
-	if w.closed == nil && w.err == nil {
-		w.err = w.seal()
-	}
 	if w.err != nil {
 		return Summary{}, w.err
+	}
+	if w.closed == nil {
+		if err := w.seal(); err != nil {
+			return Summary{}, err
+		}
 	}
 	return *w.closed, nil
 }
@@ -320,22 +342,26 @@ func (w *LogWriter) seal() error {
 		if err := w.encodeFrame(n); err != nil {
 			return err
 		}
+		w.buf, w.lineEnd = w.buf[:0], 0
+		if w.inScratch > 0 {
+			w.inScratch = 0
+			if w.err = w.resetScratch(0); w.err != nil {
+				return w.err
+			}
+		}
 	}
-	if w.object != nil {
+	if o := w.object; o != nil {
+		lines := o.Lines
 		if w.endsInLine {
-			w.object.Lines++
+			o.Lines++
 		}
 		if err := w.endObject(); err != nil {
-			return err
-		}
-	}
-	if w.inScratch > 0 {
-		if err := w.resetScratch(0); err != nil {
+			o.Lines = lines
 			return err
 		}
 	}
 	s := w.summary(w.Lines())
-	w.closed, w.buf, w.inScratch = &s, nil, 0
+	w.closed, w.buf = &s, nil
 	return nil
 }
 

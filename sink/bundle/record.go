@@ -159,11 +159,11 @@ const (
 	CauseNotWitnessed Cause = "not_witnessed"
 	// CauseTailUnproven: the closing checks could not run.
 	CauseTailUnproven Cause = "tail_unproven"
-	// CauseJoinFailed: two reads of the log do not overlap.
+	// CauseJoinFailed: two reads of the log do not overlap, or a segment that was stored before is no longer there.
 	CauseJoinFailed Cause = "join_failed"
 	// CauseKubeletError: the kubelet answered with an error in place of the log, to the end.
 	CauseKubeletError Cause = "kubelet_error"
-	// CauseSpoolFull: the exporter had no room for the log while it could be had.
+	// CauseSpoolFull: the exporter had no room for the log while it could be had, or the record none to name more objects.
 	CauseSpoolFull Cause = "spool_full"
 	// CauseSpoolDamaged: the log was captured, and its bytes were damaged on the exporter's disk before they were stored.
 	CauseSpoolDamaged Cause = "spool_damaged"

@@ -36,6 +36,16 @@ type scanner struct {
 // lineHead is a little more than is shown, so that a cut character can be told from a broken one.
 const lineHead = MaxLastLine + utf8.UTFMax
 
+// clone copies it, so that neither changes with the other.
+func (s *scanner) clone() scanner {
+	c := *s
+	c.head = bytes.Clone(s.head)
+	for i := range s.ring {
+		c.ring[i] = bytes.Clone(s.ring[i])
+	}
+	return c
+}
+
 // feed looks at the next chunk of the text.
 func (s *scanner) feed(p []byte) {
 	if len(p) == 0 {
