@@ -42,6 +42,9 @@ type capture struct {
 	absent    int         // of which the kubelet knew of no such run
 	missed    int         // of which it could not find the run's log
 	missing   time.Time   // since when
+	unstored  int         // how often it was read and could not be spooled
+	stuck     error       // why not, at the last try
+	failed    error       // why a sweep has nothing of it
 	certain   bool        // it was looked whether a read that does not continue what is held is this run's
 	consulted bool        // the node was asked for what the API could not give
 	moved     bool        // the run changed its slot under a read
@@ -84,7 +87,7 @@ type held struct {
 	tookUp   bool            // it was looked for what was stored of this log before
 	earlier  *bundle.Record  // the snapshot that this log goes on from
 	resumed  bool            // it begins with what an earlier process has read
-	tookText bool            // and that holds what the process had not committed
+	met      bool            // a read has come to the last line of that
 	late     bool            // it was empty when a read of it had ended: what came later may be another's
 	nextRuns bool            // what previous served may be the log of the run after this one
 	pieced   bool            // a part of it came by reads that begin at a stamp, and no whole read has shown that nothing is left out
@@ -253,16 +256,14 @@ func (c *capture) reset() {
 	c.held = held{}
 }
 
-// leave leaves what was read and is not in the spool for good where the next process finds it, unless it may be
-// another run's or can be had again.
+// leave leaves what was read and is not in the spool for good where the next look at the run or the next process
+// finds it, unless it may be another run's or can be had again.
 func (c *capture) leave() {
 	if c.out == nil || c.out.draft == nil || c.atSource() || !c.out.unsafe() || c.foreign(c.run.now()) {
 		c.reset()
 		return
 	}
-	c.e.outputs.remove(c.out)
-	c.out.leave()
-	c.held = held{}
+	c.putDown()
 }
 
 // keep puts what was read aside: it is taken up again if nothing better comes.
@@ -294,22 +295,16 @@ func (h *held) had() bool { return h.log != nil && (h.log.Bytes() > 0 || h.serve
 // since is where a further read begins: a second before the last stamp held, because stdout and stderr
 // are stamped apart, so that a later line may have an earlier stamp.
 func (h *held) since() time.Time {
-	if h.log == nil {
+	if h.log == nil || h.log.Last().IsZero() {
 		return time.Time{}
 	}
-	last := h.log.Last()
-	if last.IsZero() {
-		last = h.out.heldUntil()
-	}
-	if last.IsZero() {
-		return last
-	}
-	return last.Add(-time.Second)
+	return h.log.Last().Add(-time.Second)
 }
 
-// alignable says whether a read from the log's first line on can be compared with what is held, line by line.
+// alignable says whether a read from the log's first line on can be compared with what is held, line by line
+// or, of what was redacted before, stamp by stamp.
 func (h *held) alignable() bool {
-	return h.node == nil && h.log != nil && h.log.FromFirst() && h.out.heldUntil().IsZero()
+	return h.node == nil && h.log != nil && h.log.FromFirst()
 }
 
 // further is where a further read begins: at the first line, if the log is small, because a read that begins
@@ -329,6 +324,7 @@ func (h *held) piece(req podlog.Request, res podlog.Result, atEnd bool) {
 
 // joined notes a read that did not meet what was held.
 func (h *held) joined(res podlog.Result) {
+	h.met = h.met || res.Join == podlog.JoinExact
 	if res.Unchecked > 0 && res.Join != podlog.JoinHole && res.Missed == 0 && h.middle.State == bundle.Proven {
 		h.middle = bundle.Part{State: bundle.Unproven, Cause: bundle.CauseJoinFailed, Evidence: []string{
 			fmt.Sprintf("%d lines of a further read were too old to be compared with what is held", res.Unchecked),

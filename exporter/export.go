@@ -150,8 +150,7 @@ func (e *Exporter) await(ctx context.Context) error {
 // again puts a step that was refused back on the queue; a one-off export gives up at some point.
 func (c *capture) again(step func(context.Context)) {
 	if c.e.once && c.refused >= oneShotTries {
-		pod := c.run.now().pod
-		err := fmt.Errorf("read log of %s/%s/%s: %w", pod.namespace, pod.name, c.run.id.container, c.lastError())
+		err := c.failure()
 		c.e.tally.add(func(t *tally) { t.failures = append(t.failures, err) })
 		c.reset()
 		c.finish()
@@ -160,7 +159,19 @@ func (c *capture) again(step func(context.Context)) {
 	c.next(c.priority(), time.Now().Add(c.pause()), step)
 }
 
+// failure says what a capture has failed at.
+func (c *capture) failure() error {
+	verb, pod := "read", c.run.now().pod
+	if c.stuck != nil {
+		verb = "spool"
+	}
+	return fmt.Errorf("%s log of %s/%s/%s: %w", verb, pod.namespace, pod.name, c.run.id.container, c.lastError())
+}
+
 func (c *capture) lastError() error {
+	if c.stuck != nil {
+		return c.stuck
+	}
 	if n := len(c.reads); n > 0 && c.reads[n-1].Result != "ok" {
 		return errors.New(c.reads[n-1].Result)
 	}

@@ -280,8 +280,10 @@ func (c *capture) rewrite(x *Export) error {
 	if c.out == nil || c.out.draft == nil {
 		return nil
 	}
-	c.out.flush()
 	old := c.out
+	if err := old.kept(); err != nil {
+		return err
+	}
 	text, done, err := (&leftover{draft: old.draft}).text(c.e.spool)
 	if err != nil {
 		return err
@@ -292,20 +294,24 @@ func (c *capture) rewrite(x *Export) error {
 		return err
 	}
 	compression := x.Compression
-	if c.earlier != nil {
-		compression = old.compression // of what is stored already
+	if c.earlier != nil { // a log has one compression
+		compression = old.compression
 	}
 	out, err := newOutput(c.e.spool, c.e.encoders, compression, about)
 	if err != nil {
 		return err
 	}
+	out.redact(x.Redact)
 	if c.earlier != nil {
 		err = out.resume(c.earlier)
 	}
-	out.redact(x.Redact) // what is stored already was not read into the draft
+	out.parts = old.parts
 	out.first, out.firstSecond = old.beginning()
 	if err == nil {
 		_, err = io.Copy(out, text)
+	}
+	if err == nil {
+		err = out.kept()
 	}
 	if err != nil {
 		out.abort()

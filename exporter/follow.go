@@ -156,7 +156,7 @@ func (c *capture) stop(ctx context.Context) {
 	}
 	if c.running && !c.e.once {
 		if c.surely(ctx) {
-			c.storeSoFar() // and the next process goes on from there
+			_, _, _ = c.storeSoFar() // and the next process goes on from there
 			c.leave()
 		} else {
 			c.reset()

@@ -113,17 +113,17 @@ func (c *capture) noFileBefore(speed int64, silent time.Duration) bool {
 // without reading the old one to its end.
 func (c *capture) judgeMiddle() bundle.Part {
 	switch {
-	case c.out.broken(c.served):
-		return bundle.Part{
-			State: bundle.Lost, Cause: bundle.CauseJoinFailed, After: utc(c.out.heldUntil()),
-			Evidence: []string{"what an earlier process has redacted and stored ends with a line that is no longer served"},
-		}
 	case c.node != nil && c.node.Malformed > 0 && c.middle.State != bundle.Lost:
 		return bundle.Part{State: bundle.Unproven, Cause: bundle.CauseKubeletError, Evidence: c.node.Evidence}
 	case c.node != nil && !c.node.Middle && c.middle.State != bundle.Lost:
 		return bundle.Part{State: bundle.Unproven, Cause: bundle.CauseRotated, Evidence: c.node.Evidence}
 	case c.node != nil:
 		return c.middle
+	case c.resumed && c.served && !c.met && c.middle.State != bundle.Lost:
+		return bundle.Part{
+			State: bundle.Lost, Cause: bundle.CauseJoinFailed, After: utc(c.log.Last()),
+			Evidence: []string{"what an earlier process has stored ends with a line that is no longer served"},
+		}
 	case c.middle.State != bundle.Proven:
 		return c.middle
 	case c.pieced && c.served: // if nothing could be read any more, the tail says so

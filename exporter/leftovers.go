@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"math"
 	"os"
 	"slices"
 	"strings"
@@ -18,7 +17,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kubelogexporter/kubelogexporter/exporter/podlog"
-	"github.com/kubelogexporter/kubelogexporter/exporter/redact"
 	"github.com/kubelogexporter/kubelogexporter/sink"
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
@@ -51,6 +49,13 @@ func (l *leftovers) take(id runID) []*leftover {
 	left := l.m[id]
 	delete(l.m, id)
 	return left
+}
+
+// redacted says whether text of a run was left that went through a redactor.
+func (l *leftovers) redacted(id runID) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.ContainsFunc(l.m[id], (*leftover).redacted)
 }
 
 func (l *leftovers) ids() []runID {
@@ -156,6 +161,16 @@ func idOf(rec *bundle.Record) runID {
 // redacted says whether its text went through a redactor.
 func (l *leftover) redacted() bool { return l.about.Capture.Redaction != nil }
 
+// wholeLines returns how much of its text are whole lines.
+func (l *leftover) wholeLines(spool *sink.Dir) (int64, error) {
+	text, done, err := l.text(spool)
+	if err != nil {
+		return 0, err
+	}
+	defer done()
+	return wholeLines(text)
+}
+
 // apart says whether it was not known what was stored of the log when it was begun. So it begins where the kubelet's
 // file did, and not behind that.
 func (l *leftover) apart() bool { return l.about.Verdict.Middle.Cause == bundle.CauseJoinFailed }
@@ -222,10 +237,11 @@ func (l *leftover) text(spool *sink.Dir) (io.Reader, func(), error) {
 // source is asked. It follows what was committed last, if anything was. They leave the disk when all of them are
 // written there again, and not before: they may be all there is. It returns whether the capture may go on.
 func (c *capture) takeLeftovers(ctx context.Context) bool {
+	byStamp := c.e.leftovers.redacted(c.run.id)
 	all := c.e.leftovers.take(c.run.id)
 	var err error
 	for _, left := range all {
-		if err = c.takeLeftover(ctx, left); err != nil {
+		if err = c.takeLeftover(ctx, left, byStamp); err != nil {
 			break
 		}
 	}
@@ -250,28 +266,41 @@ func (c *capture) takeLeftovers(ctx context.Context) bool {
 			c.e.log.Warn("cannot clean the spool; the next start does", c.attrs("err", err)...)
 		}
 	}
+	c.met = false // no read of this process has
 	return true
 }
 
-func (c *capture) takeLeftover(ctx context.Context, left *leftover) error {
-	text, done, err := left.text(c.e.spool)
-	if err != nil {
-		return err
-	}
-	defer done()
+// takeLeftover goes on with one of them. byStamp says that one was redacted, so that they can be compared with
+// each other, and with what is read, by their stamps only.
+func (c *capture) takeLeftover(ctx context.Context, left *leftover, byStamp bool) error {
 	if err := c.open(); err != nil {
 		return err
 	}
 	if c.out.draft == nil {
 		return errSpoolFull // in memory it would be lost with the process
 	}
-	apart := left.apart() && c.earlier != nil
-	if c.out.sieve != nil && left.redacted() {
-		return c.takeRedacted(text, apart)
+	if byStamp && c.log.Bytes() == 0 {
+		c.log.CompareStamps()
 	}
-	if apart && c.out.sieve == nil {
-		text = linesSince(text, c.since())
-	} else if c.earlier != nil && c.out.sieve == nil {
+	text, done, err := left.text(c.e.spool)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if byStamp && c.run.now().reachable() { // a secret may lie across the end of the last line: it is read again
+		whole, err := left.wholeLines(c.e.spool)
+		if err != nil {
+			return err
+		}
+		text = io.LimitReader(text, whole)
+	}
+	again := false
+	if left.apart() && c.earlier != nil {
+		lines := bufio.NewReaderSize(text, 64<<10)
+		first := firstStamp(lines)
+		again = c.out.inKey() && (first.IsZero() || first.After(c.keyFrom())) // it may go on in the key, and show no BEGIN
+		text = linesSince(lines, c.since())
+	} else if c.earlier != nil {
 		tail, closeTail, err := c.e.storedTail(ctx, c.earlier)
 		defer closeTail()
 		if err != nil {
@@ -279,7 +308,16 @@ func (c *capture) takeLeftover(ctx context.Context, left *leftover) error {
 		}
 		text = io.MultiReader(tail, text)
 	}
-	res, err := c.log.Read(text)
+	var res podlog.Result
+	read := func() (err error) {
+		res, err = c.log.Read(text)
+		return err
+	}
+	if left.redacted() {
+		err = c.out.copy(left.about.Capture.Redaction.Rules, again, read)
+	} else {
+		err = read()
+	}
 	if err == nil && c.out.isFull() {
 		err = errSpoolFull
 	}
@@ -300,144 +338,11 @@ func (c *capture) takeLeftover(ctx context.Context, left *leftover) error {
 		return nil
 	}
 	c.joined(res)
-	c.resumed, c.pieced, c.tookText, c.followed, c.asked = true, true, true, true, slotCurrent
+	c.resumed, c.pieced, c.followed, c.asked = true, true, true, slotCurrent
+	c.recall(ctx)
 	c.notes.Lock()
 	c.reads = append(c.reads, bundle.Read{Time: time.Now().UTC(), Method: "spool", RawBytes: res.Bytes, Result: "ok"})
 	c.notes.Unlock()
 	c.out.flush()
 	return nil
-}
-
-// takeRedacted goes on with text that was redacted before it was kept. If an earlier leftover was taken up,
-// the two overlap: a process was killed while it took up the one, or began anew because it could not.
-func (c *capture) takeRedacted(text io.Reader, apart bool) error {
-	o := c.out
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	var held heldEnd
-	switch {
-	case c.tookText && c.log.Bytes() > 0:
-		held = heldEnd{last: c.log.Last(), n: math.MaxInt}
-	case c.tookText, apart: // likewise what is stored
-		held = heldEnd{last: o.sieve.last, n: o.sieve.n}
-	}
-	first, last, n, err := copyHeld(writerFunc(func(p []byte) (int, error) {
-		n, err := o.w.Write(p)
-		if err != nil {
-			err = &podlog.WriteError{Err: err}
-		}
-		return n, err
-	}), text, held)
-	if err != nil || last.IsZero() {
-		return err
-	}
-	if c.earlier == nil && !c.tookText {
-		o.first = first
-	}
-	if apart && first.After(held.last) {
-		c.middle = bundle.Part{State: bundle.Lost, Cause: bundle.CauseJoinFailed, After: utc(held.last), Before: utc(first), Evidence: []string{
-			"what was read while the store was away begins behind what is stored",
-		}}
-	}
-	c.tookText = true
-	o.sieve.goOn(last, n, o.w.Lines())
-	c.resumed, c.pieced = true, true
-	return o.w.Flush()
-}
-
-// adopt gives a record to what an earlier process had read of runs that nobody knows any more, once every
-// pod has been seen.
-func (e *Exporter) adopt(ctx context.Context) {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for len(e.leftovers.ids()) > 0 {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		if e.Ready() != nil {
-			continue
-		}
-		for _, id := range e.leftovers.ids() {
-			if e.tracker.knows(id.podUID) {
-				continue
-			}
-			for _, left := range e.leftovers.take(id) {
-				if err := e.adoptOne(left); err != nil {
-					e.log.Warn("cannot give a record to a capture that was not finished; the next start tries again", "namespace", left.about.Namespace, "pod", left.about.Pod.Name, "err", err)
-				}
-			}
-		}
-	}
-}
-
-// redactorOf returns the redactor of the export that takes a run which is known from a record only, nil if
-// it has none. Where several may take it, or none takes it any more, the secrets are taken out all the same.
-func (e *Exporter) redactorOf(rec *bundle.Record) *redact.Redactor {
-	pod := &podInfo{namespace: rec.Namespace, name: rec.Pod.Name, uid: types.UID(rec.Pod.UID), labels: flat(rec.Pod.Labels), owners: rec.Pod.Owners, node: rec.Pod.NodeName}
-	v := view{id: idOf(rec), kind: rec.Container.Type, restart: rec.Container.RestartCount, image: rec.Container.Image, imageID: rec.Container.ImageID}
-	if rec.State.StartedAt != nil {
-		v.startedAt = *rec.State.StartedAt
-	}
-	all := e.exports.Load()
-	list, _ := e.candidates(all, &run{view: v}, moment{pod: pod})
-	if len(list) == 0 {
-		list = all.list
-	}
-	for _, x := range list {
-		if x.Redact != nil {
-			return x.Redact
-		}
-	}
-	return nil
-}
-
-// adoptOne makes a snapshot of a leftover.
-func (e *Exporter) adoptOne(left *leftover) error {
-	text, done, err := left.text(e.spool)
-	if err != nil {
-		return err
-	}
-	defer done()
-	rec := *left.about
-	redactor := (*redact.Redactor)(nil)
-	if !left.redacted() {
-		if redactor = e.redactorOf(&rec); redactor != nil {
-			rec.Capture.Redaction = &bundle.Redaction{Rules: redactor.Names()}
-		}
-	}
-	about, err := bundle.Encode(&rec)
-	if err != nil {
-		return err
-	}
-	out, err := newOutput(e.spool, e.encoders, bundle.Zstd, about)
-	if err != nil {
-		return err
-	}
-	defer out.abort()
-	out.redact(redactor)
-	if _, err := io.Copy(out, text); err != nil {
-		return err
-	}
-	unproven := bundle.Part{State: bundle.Unproven, Cause: bundle.CauseTailUnproven, Evidence: []string{"the exporter ended while it read"}}
-	rec.State.Running, rec.State.FinishedAt = true, nil
-	rec.Verdict = bundle.Verdict{Head: unproven, Middle: unproven, Tail: unproven}
-	if err := out.seal(&rec); err != nil {
-		return err
-	}
-	if rec.RawBytes > 0 {
-		run, err := bundle.KeyOf(&rec)
-		if err != nil {
-			return err
-		}
-		if err := out.publish(&rec); err != nil {
-			return err
-		}
-		if err := putRecord(e.spool, run.Record(), &rec); err != nil && !errors.Is(err, sink.ErrExists) {
-			return err
-		}
-		e.ship.add(run.Record(), &rec)
-	}
-	return left.remove(e.spool)
 }

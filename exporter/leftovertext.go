@@ -87,6 +87,13 @@ func (u *until) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// firstStamp returns the stamp of the line that a reader is at; zero if it has none.
+func firstStamp(lines *bufio.Reader) time.Time {
+	head, _ := lines.Peek(markSize)
+	t, _, _ := bundle.ParseStamp(head)
+	return t
+}
+
 // linesSince leaves out the lines before the first one that is not older than a time, as a kubelet does.
 func linesSince(text io.Reader, since time.Time) io.Reader {
 	lines := bufio.NewReaderSize(text, 64<<10)

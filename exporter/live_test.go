@@ -17,9 +17,9 @@ func live(o *Options) { o.Capture = CaptureLive }
 // until waits for a condition, and fails the test if it does not come true.
 func (w *world) until(what string, ok func() bool) {
 	w.t.Helper()
-	for end := time.Now().Add(15 * time.Second); !ok(); {
+	for end := time.Now().Add(patience); !ok(); {
 		if time.Now().After(end) {
-			w.t.Fatalf("%s did not come true in 15 s", what)
+			w.t.Fatalf("%s did not come true in %s", what, patience)
 		}
 		<-time.After(10 * time.Millisecond)
 	}

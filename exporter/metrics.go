@@ -29,6 +29,7 @@ type metrics struct {
 	setAside        *prometheus.CounterVec
 	spoolFull       *prometheus.GaugeVec
 	direct          prometheus.Counter
+	redactions      *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -60,9 +61,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help:    "Time from a container's finishedAt (whole seconds, the node's clock) to its record in the bucket.",
 			Buckets: []float64{0.5, 1, 1.5, 2, 2.5, 3, 4, 5, 7.5, 10, 30, 60, 300, 1800}}),
 	}
+	m.redactions = prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: ns, Name: "redactions_total",
+		Help: "Secrets that were replaced in logs on their way to the spool, by the rule that found them."}, []string{"rule"})
 	m.shipping(ns)
 	if reg != nil {
-		reg.MustRegister(m.held, m.concurrency, m.refused, m.mismatches, m.setAside, m.spoolFull, m.direct)
+		reg.MustRegister(m.held, m.concurrency, m.refused, m.mismatches, m.setAside, m.spoolFull, m.direct, m.redactions)
 		reg.MustRegister(m.observed, m.open, m.pending, m.archived, m.snapshots, m.unselected, m.selectionErrors, m.already, m.verdicts, m.read, m.uploadErrors, m.lag)
 	}
 	return m
@@ -84,6 +87,13 @@ func (m *metrics) shipping(ns string) {
 		Help: "1 while the spool takes no more captures, by which: optional, of logs that stay at their source, or all."}, []string{"captures"})
 	m.direct = prometheus.NewCounter(prometheus.CounterOpts{Namespace: ns, Name: "unspooled_total",
 		Help: "Captures whose log went to the bucket directly, because the spool was full."})
+}
+
+// redacted counts what was found in a part of a log, by rule.
+func (m *metrics) redacted(found map[string]int64) {
+	for rule, n := range found {
+		m.redactions.WithLabelValues(rule).Add(float64(n))
+	}
 }
 
 func (m *metrics) captured(rec *bundle.Record) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -35,9 +36,14 @@ type output struct {
 	shut  bool     // w is to take none now
 	keys  []string // of the objects that are in the spool
 	cutAt time.Time
-	cut   int64  // bytes of text at the last cut
-	safe  int64  // bytes of text that are in the spool for good
+	safe  int64  // bytes of text that are in the spool for good, with a record that names them
 	sieve *sieve // nil if nothing is redacted
+	own   bool   // something was written that was not redacted before
+	// recount is set while what is written was; again says that it goes through the redactor once more.
+	recount *redact.Recount
+	again   bool
+	// parts say what was looked for in the parts of the log that were written before, nil if nothing was.
+	parts []*bundle.Redaction
 	// What the log that is written here knows of its beginning, as of the last write.
 	log         *podlog.Log
 	first       time.Time
@@ -100,16 +106,20 @@ func (o *output) Write(p []byte) (int, error) {
 		o.mu.Unlock()
 		return len(p), nil // what is held stays whole up to here
 	}
-	if o.log != nil && (o.sieve == nil || o.sieve.last.IsZero()) {
+	if o.log != nil {
 		o.first, o.firstSecond = o.log.First(), o.log.FirstSecond()
 	}
-	o.shut = full != nil
-	var err error
-	if o.sieve != nil {
-		_, err = o.sieve.Write(p)
-	} else {
-		_, err = o.put(p)
+	to := o.put
+	if o.recount != nil {
+		_, _ = o.recount.Write(p) // never fails
 	}
+	if o.recount == nil || o.again {
+		if o.own = true; o.sieve != nil {
+			to = o.sieve.w.Write
+		}
+	}
+	o.shut = full != nil
+	_, err := to(p)
 	o.shut = false
 	o.mu.Unlock()
 	if err != nil || full != nil {
@@ -161,9 +171,10 @@ func (o *output) kept() error {
 
 // unsafe says whether there is text that is not in the spool for good.
 func (o *output) unsafe() bool {
+	line, whole := o.openLine()
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.w.RawBytes()+int64(len(o.late)) > o.safe
+	return o.w.RawBytes()+int64(len(o.late)) > o.safe || len(line) > 0 || !whole
 }
 
 // redact makes the text that is written from here on go through a redactor; nil is none.
@@ -173,32 +184,95 @@ func (o *output) redact(r *redact.Redactor) {
 	}
 }
 
-// broken says whether the text goes on with a hole behind what an earlier process has redacted, or was
-// served, and the last line of that was not in it.
-func (o *output) broken(served bool) bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.sieve != nil && (o.sieve.hole || served && !o.sieve.past && o.sieve.seen < o.sieve.n)
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+// redaction is what the record says of what was written. The lock is held.
+func (o *output) redaction() *bundle.Redaction {
+	parts := slices.Clone(o.parts)
+	switch {
+	case o.sieve != nil && (o.own || len(parts) == 0):
+		parts = append(parts, o.sieve.redaction())
+	case o.own:
+		parts = append(parts, nil)
+	}
+	return joinRedactions(parts)
 }
 
-// heldUntil returns the stamp behind which a redacted log goes on; zero for any other.
-func (o *output) heldUntil() time.Time {
+// unsure says whether it is not known whether the text goes on within a private key.
+func (o *output) unsure() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.sieve != nil && o.sieve.unsure
+}
+
+// inKey says whether the text so far may end within a private key.
+func (o *output) inKey() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.sieve != nil && o.sieve.w.InKey()
+}
+
+// openLine returns the unterminated line that waits in the redactor for its end, and whether that is all of it.
+func (o *output) openLine() (line []byte, whole bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.sieve == nil {
-		return time.Time{}
+		return nil, true
 	}
-	return o.sieve.last
+	return o.sieve.w.Open()
 }
 
-// redactedLines returns how many ends of lines are held of a log that is redacted, -1 of any other.
-func (o *output) redactedLines() int64 {
+// recalled makes the text go on behind the lines that a redactor has seen.
+func (o *output) recalled(by *redact.Writer) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.sieve.w.GoOnAfter(by)
+	o.sieve.unsure = false
+}
+
+// copy calls a function that writes text which was redacted before, by rules of these names, and enters what
+// that shows. If it was not known then what came before it, it goes through the redactor again.
+func (o *output) copy(rules []string, again bool, write func() error) error {
+	o.mu.Lock()
+	count := redact.NewRecount(rules, nil)
+	if o.sieve != nil {
+		count = redact.NewRecount(rules, o.sieve.redactor)
+		if o.sieve.w.InKey() {
+			count.MayBeInKey()
+		}
+	}
+	o.recount, o.again = count, again
+	o.mu.Unlock()
+	err := write()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.recount, o.again = nil, false
+	part := &bundle.Redaction{Rules: rules, Matches: count.Counts()}
+	o.parts = append(o.parts, part)
+	if o.sieve != nil {
+		o.sieve.goOn(part)
+		o.sieve.unsure = o.sieve.unsure || o.sieve.w.InKey() // its END may be in there
+	}
+	return err
+}
+
+// found returns how often secrets were replaced since it was asked last, by rule.
+func (o *output) found() map[string]int64 {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.sieve == nil {
-		return -1
+		return nil
 	}
-	return o.sieve.lines
+	return o.sieve.fresh()
+}
+
+// redacts says whether secrets are taken out of what is written here.
+func (o *output) redacts() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.sieve != nil
 }
 
 // beginning returns the first stamp of the log, and how much was written in the second from then on. It
@@ -219,10 +293,10 @@ func (o *output) resume(rec *bundle.Record) error {
 	for _, obj := range rec.Objects {
 		o.files, o.keys = append(o.files, nil), append(o.keys, obj.Key)
 	}
-	o.cut, o.safe = rec.RawBytes, rec.RawBytes
+	o.safe = rec.RawBytes
+	o.parts = append(o.parts, rec.Capture.Redaction)
 	if o.sieve != nil {
-		last, n := lastOf(rec)
-		o.sieve.goOn(last, n, rec.Lines)
+		o.sieve.goOn(rec.Capture.Redaction)
 	}
 	return nil
 }
@@ -260,18 +334,16 @@ func (o *output) flush() {
 func (o *output) due(every time.Duration, size int64) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	fresh := o.w.RawBytes() - o.cut
+	fresh := o.w.RawBytes() - o.safe
 	return fresh > size || fresh > 0 && time.Since(o.cutAt) > every
 }
 
 // segment ends the object in progress, enters all objects so far into the record and commits the new
-// ones to the spool. It returns whether there were any.
+// ones to the spool. It returns whether there is any that no snapshot names yet, see stored.
 func (o *output) segment(rec *bundle.Record) (bool, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.sieve != nil {
-		rec.Capture.Redaction = o.sieve.redaction()
-	}
+	rec.Capture.Redaction = o.redaction()
 	if err := o.caughtUp(); err != nil {
 		return false, fmt.Errorf("cut log: %w", err)
 	}
@@ -279,18 +351,21 @@ func (o *output) segment(rec *bundle.Record) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("cut log: %w", err)
 	}
-	o.cutAt, o.cut = time.Now(), sum.RawBytes
-	if len(sum.Objects) == len(o.keys) {
+	o.cutAt = time.Now()
+	if sum.RawBytes == o.safe {
 		return false, nil
 	}
 	if err := o.number(&sum, rec); err != nil {
 		return false, err
 	}
-	if err := errors.Join(rec.SetLog(sum, o.compression), o.publishNumbered(sum.Objects)); err != nil {
-		return false, err
-	}
-	o.safe = sum.RawBytes
-	return true, nil
+	return true, errors.Join(rec.SetLog(sum, o.compression), o.publishNumbered(sum.Objects))
+}
+
+// stored notes that a snapshot in the spool names so much of the text.
+func (o *output) stored(size int64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.safe = size
 }
 
 // seal ends the log and enters it into the record.
@@ -301,8 +376,8 @@ func (o *output) seal(rec *bundle.Record) error {
 		if err := o.sieve.w.Close(); err != nil {
 			return fmt.Errorf("seal log: %w", err)
 		}
-		rec.Capture.Redaction = o.sieve.redaction()
 	}
+	rec.Capture.Redaction = o.redaction()
 	if err := o.caughtUp(); err != nil {
 		return fmt.Errorf("seal log: %w", err)
 	}
@@ -389,11 +464,15 @@ func (o *output) publish(rec *bundle.Record) error {
 	return err
 }
 
-// leave leaves what was written where the next process finds it.
+// leave leaves what was written where the next process finds it: a line that has not ended too, which may not be
+// served again.
 func (o *output) leave() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.over = true
+	if o.sieve != nil {
+		_ = o.sieve.w.Close()
+	}
 	if o.caughtUp() == nil {
 		_ = o.w.Flush()
 	}

@@ -251,6 +251,7 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 		return podlog.Result{}, false
 	}
 	c.late = c.late || c.served && c.log.Bytes() == 0
+	c.stuck = nil
 	bounded, watched, done := c.watchdog(ctx, req.Follow)
 	defer done()
 	opened := time.Now()

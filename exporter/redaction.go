@@ -2,94 +2,37 @@ package exporter
 
 import (
 	"bufio"
-	"bytes"
+	"context"
 	"errors"
 	"io"
+	"slices"
 	"time"
 
+	"github.com/kubelogexporter/kubelogexporter/exporter/podlog"
 	"github.com/kubelogexporter/kubelogexporter/exporter/redact"
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
 
-// sieve redacts a log on its way to an output's writer. What is held of a log that goes on was redacted
-// before, so that a further read cannot be compared with it line by line: such a log goes on behind
-// its last stamp.
+// sieve redacts a log on its way to an output's writer.
 type sieve struct {
 	redactor *redact.Redactor
 	w        *redact.Writer
-	to       io.Writer
-
-	held    bool // the line that goes through is held already
-	past    bool // all that comes from here on is new
-	inLine  bool
-	last    time.Time // stamp of the last line held
-	n, seen int       // how many lines held have it, and how many came again
-	hole    bool      // they did not come again
-	lines   int64     // ends of lines in all that is held
+	unsure   bool             // the text before may end within a private key
+	told     map[string]int64 // what was found and is in the metrics
 }
 
 func newSieve(r *redact.Redactor, to io.Writer) *sieve {
-	s := &sieve{redactor: r, to: to, past: true}
-	s.w = r.NewWriter(writerFunc(func(p []byte) (int, error) {
-		if s.held {
-			return len(p), nil
-		}
-		return to.Write(p)
-	}))
-	return s
+	return &sieve{redactor: r, w: r.NewWriter(to)}
 }
 
-type writerFunc func([]byte) (int, error)
-
-func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
-
-// goOn makes the text go on behind a stamp that the last n of the lines held have.
-func (s *sieve) goOn(last time.Time, n int, lines int64) {
-	s.last, s.n, s.past, s.lines = last, n, last.IsZero(), lines
-}
-
-// Write takes text whose stamps were not changed. What is held goes through the redactor too, which may
-// have to know the beginning of a secret, and no further.
-func (s *sieve) Write(p []byte) (int, error) {
-	n := len(p)
-	for len(p) > 0 && !s.past {
-		if !s.inLine {
-			s.line(p)
-		}
-		end := bytes.IndexByte(p, '\n') + 1
-		s.inLine = end == 0
-		if end == 0 {
-			end = len(p)
-		}
-		if _, err := s.w.Write(p[:end]); err != nil {
-			return 0, err
-		}
-		if !s.held {
-			s.lines += int64(bytes.Count(p[:end], []byte{'\n'}))
-		}
-		p = p[end:]
+// goOn makes the text go on behind what was stored before, and redacted as before says.
+func (s *sieve) goOn(before *bundle.Redaction) {
+	rule := s.redactor.KeyRule()
+	if rule == "" || before != nil && slices.Contains(before.Rules, rule) && before.Matches[rule] == 0 {
+		return
 	}
-	if len(p) > 0 {
-		if _, err := s.w.Write(p); err != nil {
-			return 0, err
-		}
-		s.lines += int64(bytes.Count(p, []byte{'\n'}))
-	}
-	return n, nil
-}
-
-// line looks at a line that begins, and decides whether it is held.
-func (s *sieve) line(p []byte) {
-	t, _, stamped := bundle.ParseStamp(p)
-	s.held = true
-	switch {
-	case !stamped || t.Before(s.last):
-	case t.Equal(s.last) && s.seen < s.n:
-		s.seen++
-	default:
-		s.held, s.past = false, true
-		s.hole = s.seen < s.n
-	}
+	s.unsure = true
+	s.w.MayBeInKey()
 }
 
 // redaction is what a record says of it.
@@ -97,56 +40,152 @@ func (s *sieve) redaction() *bundle.Redaction {
 	return &bundle.Redaction{Rules: s.redactor.Names(), Matches: s.w.Counts()}
 }
 
-// heldEnd is where a text ends: its last stamp, and how many of its last lines have it.
-type heldEnd struct {
-	last time.Time
-	n    int
+// fresh returns what was found since it was asked last.
+func (s *sieve) fresh() map[string]int64 {
+	found := s.w.Counts()
+	more := make(map[string]int64)
+	for rule, n := range found {
+		if n -= s.told[rule]; n > 0 {
+			more[rule] = n
+		}
+	}
+	s.told = found
+	return more
 }
 
-// copyHeld writes text that was redacted before, but for its lines up to held, and returns its first and last
-// stamp and how many lines have the last one; zero if nothing was written.
-func copyHeld(w io.Writer, text io.Reader, held heldEnd) (first, last time.Time, n int, err error) {
-	lines := bufio.NewReaderSize(text, 64<<10)
-	start := true
-	for past := held.last.IsZero(); ; {
-		piece, rerr := lines.ReadSlice('\n')
-		if t, _, ok := bundle.ParseStamp(piece); start && ok {
-			if !t.Equal(last) {
-				n = 0
-			}
-			last = t
-			n++
-			past = past || t.After(held.last) || t.Equal(held.last) && n > held.n
-			if first.IsZero() {
-				first = t
-			}
-		}
-		start = rerr == nil
-		if past {
-			if _, err := w.Write(piece); err != nil {
-				return first, last, n, err
-			}
-		}
+// joinRedactions says of a log what was looked for in all of its parts, and how often it was replaced in any. A
+// part in which nothing was looked for has nil.
+func joinRedactions(parts []*bundle.Redaction) *bundle.Redaction {
+	var all *bundle.Redaction
+	for i, part := range parts {
 		switch {
-		case errors.Is(rerr, io.EOF) && !past:
-			return time.Time{}, time.Time{}, 0, nil
-		case errors.Is(rerr, io.EOF):
-			return first, last, n, nil
-		case rerr != nil && !errors.Is(rerr, bufio.ErrBufferFull):
-			return first, last, n, rerr
+		case part == nil && all != nil:
+			all.Rules = []string{}
+			continue
+		case part == nil:
+			continue
+		case all == nil:
+			all = &bundle.Redaction{Rules: slices.Clone(part.Rules), Matches: make(map[string]int64)}
+			if i > 0 { // nothing was looked for in those before
+				all.Rules = []string{}
+			}
+		}
+		all.Rules = slices.DeleteFunc(all.Rules, func(rule string) bool { return !slices.Contains(part.Rules, rule) })
+		for rule, n := range part.Matches {
+			all.Matches[rule] += n
+		}
+	}
+	return all
+}
+
+// recall reads once more what was written right before the end of what is held, if that may lie within a
+// private key: text that was redacted does not show it. Where it cannot be had a key is taken to go on.
+func (c *capture) recall(ctx context.Context) {
+	m := c.run.now()
+	if !c.out.unsure() || !m.reachable() {
+		return
+	}
+	end, ok := c.log.End()
+	if !ok {
+		return
+	}
+	req := podlog.Request{Previous: m.slot == slotPrevious}
+	from := c.keyFrom()
+	if from.After(c.log.First()) {
+		if end.Oldest.Before(from) {
+			from = end.Oldest
+		}
+		req.Since = from.Add(-time.Second)
+	}
+	body, err := c.e.source.Open(ctx, c.request(req))
+	if err != nil {
+		return
+	}
+	defer body.Close() //nolint:errcheck // read only
+	w := c.out.sieve.redactor.NewWriter(io.Discard)
+	if followHeld(w, body, from, end) {
+		c.out.recalled(w)
+	}
+}
+
+// keyFrom returns the stamp from which on a log must be known to tell whether what is stored of it ends within a
+// private key.
+func (c *capture) keyFrom() time.Time {
+	if c.earlier != nil {
+		if at := stampBack(c.earlier, redact.KeyLines); !at.IsZero() {
+			return at
+		}
+	}
+	return c.log.First()
+}
+
+// followHeld shows a redactor the lines of a body up to the last one held. Those that it has to know begin
+// with the stamp from, if they are in the body.
+func followHeld(w *redact.Writer, body io.Reader, from time.Time, end podlog.End) bool {
+	lines := bufio.NewReaderSize(body, 64<<10)
+	start, first, times := true, true, 0
+	for {
+		piece, err := lines.ReadSlice('\n')
+		if t, _, ok := bundle.ParseStamp(piece); start && ok {
+			if first && t.After(from) {
+				w.MayBeInKey() // what comes before is not served any more
+			}
+			first = false
+			if t.Equal(end.Last) {
+				times++
+			}
+		}
+		if _, werr := w.Write(piece); werr != nil {
+			return false
+		}
+		start = err == nil
+		switch {
+		case start && times == end.Times:
+			return true
+		case err != nil && !errors.Is(err, bufio.ErrBufferFull):
+			return false
 		}
 	}
 }
 
-// lastOf returns the last stamp of a record's log and how many of its last lines have it.
-func lastOf(rec *bundle.Record) (last time.Time, n int) {
-	if rec.LastStamp == nil {
-		return time.Time{}, 0
-	}
-	for _, line := range rec.LastLines {
-		if t, _, ok := bundle.ParseStamp([]byte(line)); ok && t.Equal(*rec.LastStamp) {
-			n++
+// stampBack returns a stamp that no line among the last n of a stored log is older than, as far as its objects
+// and frames tell; zero if the log has no more lines.
+func stampBack(rec *bundle.Record, n int64) (at time.Time) {
+	older := func(t *time.Time) {
+		if t != nil && (at.IsZero() || t.Before(at)) {
+			at = *t
 		}
 	}
-	return *rec.LastStamp, n
+	lines := int64(0)
+	for _, o := range slices.Backward(rec.Objects) {
+		older(o.LastStamp)
+		for _, f := range slices.Backward(o.Frames) {
+			older(f.FirstStamp)
+			if lines+o.Lines-f.FirstLine >= n {
+				return at
+			}
+		}
+		older(o.FirstStamp)
+		if lines += o.Lines; lines >= n {
+			return at
+		}
+	}
+	return time.Time{}
+}
+
+// wholeLines returns how many bytes of a text are whole lines.
+func wholeLines(text io.Reader) (whole int64, err error) {
+	lines := bufio.NewReaderSize(text, 64<<10)
+	for n := int64(0); ; {
+		piece, err := lines.ReadSlice('\n')
+		n += int64(len(piece))
+		switch {
+		case err == nil:
+			whole = n
+		case errors.Is(err, io.EOF):
+			return whole, nil
+		case !errors.Is(err, bufio.ErrBufferFull):
+			return whole, err
+		}
+	}
 }

@@ -38,7 +38,7 @@ func (c *capture) takeUp(ctx context.Context) bool {
 	}
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	switch err := c.resumeStored(ctx); {
+	switch err := c.resumeStored(ctx, c.e.leftovers.redacted(c.run.id)); {
 	case err == nil:
 		c.apart = false
 	case (ctx.Err() != nil || errors.As(err, new(*awayError))) && !(c.e.once && m.ended()): // else people wait, and nothing more comes
@@ -65,13 +65,14 @@ func (c *capture) cannotGoOn(err error) {
 	c.e.log.Warn("cannot go on with what was stored of a log; its record will name only what is read from now on, and what was stored stays as a snapshot", c.attrs("err", err)...)
 }
 
-// resumeStored makes the log go on where its last snapshot ends, if there is one.
-func (c *capture) resumeStored(ctx context.Context) error {
+// resumeStored makes the log go on where its last snapshot ends, if there is one. byStamp says that what is to be
+// put behind that was redacted.
+func (c *capture) resumeStored(ctx context.Context, byStamp bool) error {
 	key, err := c.stored(ctx)
 	if err != nil || key == "" {
 		return err
 	}
-	if err = c.resume(ctx, key); !errors.Is(err, sink.ErrNotFound) {
+	if err = c.resume(ctx, key, byStamp); !errors.Is(err, sink.ErrNotFound) {
 		return err
 	}
 	// A record that told of damage may have taken its place, or its time in the bucket is over.
@@ -80,7 +81,7 @@ func (c *capture) resumeStored(ctx context.Context) error {
 	if last, lerr := c.e.lastSnapshot(ctx, c.run); lerr != nil {
 		return lerr
 	} else if last != "" {
-		return c.resume(ctx, last)
+		return c.resume(ctx, last, byStamp)
 	}
 	return err
 }
@@ -98,17 +99,13 @@ func (c *capture) rejoin(ctx context.Context) bool {
 		c.apart = false
 		return true
 	}
+	about := c.aboutDraft(c.decided(), true)
 	c.held = held{tookUp: true}
-	err := c.resumeStored(ctx)
+	err := c.resumeStored(ctx, about.Capture.Redaction != nil)
 	away := err != nil && (ctx.Err() != nil || errors.As(err, new(*awayError)))
 	if err == nil && was.out != nil && c.earlier != nil {
-		if err = was.out.kept(); err == nil {
-			err = c.takeLeftover(ctx, &leftover{about: c.aboutDraft(c.decided(), true), draft: was.out.draft})
-		}
-		if err == nil && c.out != nil {
-			err = c.out.kept()
-		}
-		away = err != nil
+		err = c.takeOver(ctx, &was, about)
+		away = err != nil && !(errors.Is(err, errWithinLine) && c.run.now().ended())
 	}
 	if err != nil || c.earlier == nil {
 		c.reset()
@@ -119,6 +116,10 @@ func (c *capture) rejoin(ctx context.Context) bool {
 		return !away
 	}
 	c.apart = false
+	if was.out != nil {
+		c.e.metrics.redacted(was.out.found())
+		c.met = c.met && (was.met || !was.resumed)
+	}
 	was.end(c.e)
 	c.served, c.own, c.asked, c.tail = was.served, was.own, was.asked, was.tail
 	c.pieced = was.pieced // it was read from the file's first line on
@@ -126,6 +127,29 @@ func (c *capture) rejoin(ctx context.Context) bool {
 		c.middle = was.middle
 	}
 	return true
+}
+
+// errWithinLine says that a log ends within a line of which the beginning was redacted and written, so that it
+// cannot be put behind another text.
+var errWithinLine = errors.New("the log ends within a very long line")
+
+// takeOver puts what was read apart behind what is stored.
+func (c *capture) takeOver(ctx context.Context, was *held, about *bundle.Record) error {
+	line, whole := was.out.openLine()
+	if !whole {
+		return errWithinLine
+	}
+	if err := was.out.kept(); err != nil {
+		return err
+	}
+	left := &leftover{about: about, draft: was.out.draft}
+	if err := c.takeLeftover(ctx, left, left.redacted()); err != nil {
+		return err
+	}
+	if err := c.log.Append(line); err != nil {
+		return err
+	}
+	return c.out.kept()
 }
 
 // stored returns the key of the run's last snapshot, if there is one. The ledger knows it; where a
@@ -204,7 +228,7 @@ func (e *Exporter) keyOf(r *run) bundle.RunKey {
 }
 
 // resume makes the log go on where a snapshot ends.
-func (c *capture) resume(ctx context.Context, key string) error {
+func (c *capture) resume(ctx context.Context, key string, byStamp bool) error {
 	rec, err := c.e.loadStored(ctx, key)
 	if err != nil {
 		return err
@@ -214,9 +238,6 @@ func (c *capture) resume(ctx context.Context, key string) error {
 	}
 	if len(rec.Objects) == 0 {
 		return nil
-	}
-	if c.undecided && rec.Capture.Redaction != nil {
-		return errors.New("it was redacted, and what goes on is not before it is known which export takes it")
 	}
 	for _, o := range rec.Objects {
 		if _, _, _, compression, err := bundle.ParseKey(o.Key); err != nil || compression != c.export.Compression {
@@ -233,11 +254,13 @@ func (c *capture) resume(ctx context.Context, key string) error {
 	if rec.Verdict.Middle.State != bundle.Proven && rec.Verdict.Middle.Cause != bundle.CauseStillRunning {
 		c.middle = rec.Verdict.Middle
 	}
-	if c.out.sieve == nil {
-		if err := c.remember(ctx, rec); err != nil {
-			return err
-		}
+	if rec.Capture.Redaction != nil || byStamp {
+		c.log.CompareStamps()
 	}
+	if err := c.remember(ctx, rec); err != nil {
+		return err
+	}
+	c.recall(ctx)
 	c.notes.Lock()
 	defer c.notes.Unlock()
 	if len(c.reads) == 0 {

@@ -38,7 +38,7 @@ func (c *capture) seal(ctx context.Context) {
 		c.abandon()
 		return
 	case err != nil: // what is held may be all there is
-		c.refused++
+		c.unspooled(err)
 		c.e.log.Warn("cannot spool, will try again", c.attrs("err", err)...)
 		c.again(c.seal)
 		return
@@ -62,7 +62,7 @@ func (c *capture) seal(ctx context.Context) {
 	rec.Verdict = c.judge(m)
 	key, err := c.commit(rec)
 	if err != nil && !errors.Is(err, errSpooled) {
-		c.refused++
+		c.unspooled(err)
 		c.e.log.Warn("cannot spool, will try again", c.attrs("err", err)...)
 		switch {
 		case ctx.Err() != nil:
@@ -74,6 +74,9 @@ func (c *capture) seal(ctx context.Context) {
 			c.again(c.seal)
 		}
 		return
+	}
+	if err == nil && c.out != nil {
+		c.e.metrics.redacted(c.out.found())
 	}
 	c.reset()
 	c.e.ship.add(key, rec)

@@ -52,7 +52,7 @@ func (c *capture) segments(ctx context.Context, renew func()) {
 func (c *capture) segment(ctx context.Context) {
 	pace := c.e.pace(c.out.named())
 	if c.out.due(c.e.segmentEvery*time.Duration(pace), segmentSize*pace) && c.surely(ctx) {
-		c.storeSoFar()
+		_, _, _ = c.storeSoFar() // tried again when it is due again
 	}
 }
 
@@ -77,19 +77,26 @@ func (c *capture) early() bool {
 
 // putBack leaves what was read on disk for the next look at the run, as an earlier process would.
 func (c *capture) putBack() error {
-	rec := c.aboutDraft(c.decided(), c.apart)
 	if err := c.out.kept(); err != nil {
 		return err
 	}
-	c.e.outputs.remove(c.out)
-	c.out.leave()
-	c.e.leftovers.add(c.run.id, &leftover{about: rec, draft: c.out.draft})
-	c.held = held{}
+	c.putDown()
 	return nil
 }
 
-// storeSoFar stores the whole lines that have been read and not stored yet. It may be called beside a stream.
-func (c *capture) storeSoFar() (key string, fresh bool) {
+// putDown leaves what was read on disk, as far as it can be written there.
+func (c *capture) putDown() {
+	rec := c.aboutDraft(c.decided(), c.apart)
+	c.e.outputs.remove(c.out)
+	c.e.metrics.redacted(c.out.found())
+	c.out.leave()
+	c.e.leftovers.add(c.run.id, &leftover{about: rec, draft: c.out.draft})
+	c.held = held{}
+}
+
+// storeSoFar stores the whole lines that have been read and not stored yet, and says whether there were any. It
+// may be called beside a stream.
+func (c *capture) storeSoFar() (key string, fresh bool, err error) {
 	m := c.run.now()
 	rec := c.record(m, true)
 	first, firstSecond := c.out.beginning()
@@ -98,14 +105,19 @@ func (c *capture) storeSoFar() (key string, fresh bool) {
 	if c.middle.State != bundle.Proven {
 		rec.Verdict.Middle = c.middle
 	}
-	fresh, err := c.out.segment(rec)
+	fresh, err = c.out.segment(rec)
 	if err == nil && fresh {
 		key, err = c.spoolSnapshot(rec)
 	}
 	if err != nil {
 		c.e.log.Warn("cannot spool a segment, will try again", c.attrs("err", err)...)
+		return "", false, err
 	}
-	return key, fresh && err == nil
+	if fresh {
+		c.out.stored(rec.RawBytes)
+	}
+	c.e.metrics.redacted(c.out.found())
+	return key, fresh, nil
 }
 
 func (c *capture) spoolSnapshot(rec *bundle.Record) (string, error) {

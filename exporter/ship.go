@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -447,17 +446,4 @@ func (s *shipper) stored(ctx context.Context, key string) (old sink.Object, data
 		data, err = readAll(ctx, s.e.bucket, key)
 	}
 	return old, data, err
-}
-
-// tellsMore says whether our record tells of more than the one that is stored. Complete beats incomplete,
-// because it was proven; then the longer log wins; of equals the one that came first stays.
-func tellsMore(key string, ours *bundle.Record, stored []byte) (bool, error) {
-	if !json.Valid(stored) {
-		return true, nil // cut short on its way, by whoever stored it
-	}
-	theirs, err := bundle.Decode(stored)
-	if err != nil {
-		return false, fmt.Errorf("compare %s: %w by what this program cannot read: %w", key, errRefused, err)
-	}
-	return fuller(ours, theirs), nil
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -216,4 +217,16 @@ func (s *shipper) openText(ctx context.Context, o bundle.Object) (io.ReadCloser,
 		return nil, err
 	}
 	return s.e.bucket.Open(ctx, o.Key, 0, -1)
+}
+
+// tellsMore says whether our record tells of more than the one that is stored.
+func tellsMore(key string, ours *bundle.Record, stored []byte) (bool, error) {
+	if !json.Valid(stored) {
+		return true, nil // cut short on its way, by whoever stored it
+	}
+	theirs, err := bundle.Decode(stored)
+	if err != nil {
+		return false, fmt.Errorf("compare %s: %w by what this program cannot read: %w", key, errRefused, err)
+	}
+	return fuller(ours, theirs), nil
 }

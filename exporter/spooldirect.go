@@ -139,8 +139,20 @@ func (c *capture) aboutDraft(x *Export, apart bool) *bundle.Record {
 
 // cannotSpool tells of a failure of the spool; of one that is full the user was told once.
 func (c *capture) cannotSpool(err error) {
+	c.stuck = err
 	if !errors.Is(err, errSpoolFull) {
 		c.e.log.Warn("cannot spool, will try again", c.attrs("err", err)...)
+	}
+}
+
+// unspooled notes that what was read could not be put into the spool. Whoever waits for it does not wait for
+// ever, though every read before it was a good one.
+func (c *capture) unspooled(err error) {
+	c.stuck = err
+	c.unstored++
+	c.refused++
+	if c.e.once || c.sweeping.Load() {
+		c.refused = c.unstored
 	}
 }
 

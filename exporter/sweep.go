@@ -1,6 +1,7 @@
 package exporter
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,7 +18,7 @@ import (
 const sweepPoll = 20 * time.Millisecond
 
 // sweep stores what the running containers that take says yes to have written since they were last looked
-// at, and returns when it is in the spool. Runs that have ended need no sweep: they are captured anyway.
+// at, and returns when it is in the spool, or cannot be had now. Runs that have ended need no sweep: they are captured anyway.
 func (e *Exporter) sweep(ctx context.Context, x *Export, take func(*run) bool) error {
 	var mine []*capture
 	for _, r := range e.tracker.running() {
@@ -30,6 +31,7 @@ func (e *Exporter) sweep(ctx context.Context, x *Export, take func(*run) bool) e
 	}
 	tick := time.NewTicker(sweepPoll)
 	defer tick.Stop()
+	failed, first := 0, error(nil)
 	for _, c := range mine {
 		for c.sweeping.Load() {
 			select {
@@ -40,6 +42,13 @@ func (e *Exporter) sweep(ctx context.Context, x *Export, take func(*run) bool) e
 				return errStopping
 			}
 		}
+		if c.failed != nil {
+			failed++
+			first = cmp.Or(first, c.failed)
+		}
+	}
+	if failed > 0 {
+		return fmt.Errorf("sweep %q: %d of %d logs were not stored, the next sweep tries again: %w", x.Name, failed, len(mine), first)
 	}
 	return nil
 }
@@ -111,12 +120,20 @@ func (c *capture) snapshot(ctx context.Context) {
 		c.seal(ctx)
 	case c.gone:
 		c.over(ctx)
-	case c.sweeping.Load() && c.refused >= oneShotTries:
-		c.e.log.Warn("cannot read a log, the next sweep tries again", c.attrs("err", c.lastError())...)
-		c.over(ctx)
 	default:
-		c.again(c.snapshot)
+		c.snapshotAgain(ctx)
 	}
+}
+
+// snapshotAgain tries once more to read and store what there is so far. A sweep does not try for ever.
+func (c *capture) snapshotAgain(ctx context.Context) {
+	if !c.sweeping.Load() || c.refused < oneShotTries {
+		c.again(c.snapshot)
+		return
+	}
+	c.e.log.Warn("cannot store what a container has written so far, the next sweep tries again", c.attrs("err", c.lastError())...)
+	c.failed = c.failure()
+	c.over(ctx)
 }
 
 // storeSnapshot stores what was read of a run that goes on.
@@ -140,8 +157,15 @@ func (c *capture) storeSnapshot(ctx context.Context) {
 	if c.earlier != nil {
 		before = c.earlier.RawBytes
 	}
-	key, fresh := c.storeSoFar()
+	key, fresh, err := c.storeSoFar()
 	switch {
+	case err != nil:
+		if c.atSource() {
+			c.reset()
+		}
+		c.unspooled(err)
+		c.snapshotAgain(ctx)
+		return
 	case fresh:
 		c.e.stored(c.log.Bytes()-before, key)
 	case c.earlier == nil && c.e.once: // people want to see that there is nothing yet
@@ -171,11 +195,12 @@ func (c *capture) over(ctx context.Context) {
 		c.ended(ctx)
 		return
 	case c.run.release():
-		c.reset()
+		c.leave()
 		c.sweeping.Store(false)
 		c.e.captures.end()
 		return
 	}
+	c.failed = nil // it has its own record to come
 	c.sweeping.Store(false)
 	c.count()
 	switch x, d := c.e.takes(c.run, m, c.e.endOf(m)); { // its end decides, and not who has asked for the sweep

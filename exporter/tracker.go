@@ -111,7 +111,10 @@ func (m moment) restartable() bool {
 }
 
 // ended says whether the run is known to be over, or out of reach.
-func (m moment) ended() bool { return m.term != nil || m.podGone || m.slot == slotNone }
+func (m moment) ended() bool { return m.term != nil || !m.reachable() }
+
+// reachable says whether the kubelet may serve the run's log.
+func (m moment) reachable() bool { return !m.podGone && m.slot != slotNone }
 
 func newTracker(work func(*run, priority) bool, alive func(*run), finished func(*run), noted func(*run)) *tracker {
 	return &tracker{pods: make(map[types.UID]*podState), work: work, alive: alive, finished: finished, noted: noted}

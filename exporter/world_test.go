@@ -20,6 +20,9 @@ import (
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
 
+// patience is how long what must come is waited for: a busy machine is slow.
+const patience = 40 * time.Second
+
 // world is a fake cluster, a bucket in a directory, and an exporter between them.
 type world struct {
 	t      *testing.T
@@ -178,13 +181,13 @@ func (w *world) text(rec *bundle.Record) string {
 // await waits for a number of records.
 func (w *world) await(n int) []*bundle.Record {
 	w.t.Helper()
-	for end := time.Now().Add(15 * time.Second); ; {
+	for end := time.Now().Add(patience); ; {
 		recs := w.records()
 		if len(recs) >= n {
 			return recs
 		}
 		if time.Now().After(end) {
-			w.t.Fatalf("%d records after 15 s, want %d", len(recs), n)
+			w.t.Fatalf("%d records after %s, want %d", len(recs), patience, n)
 		}
 		<-time.After(20 * time.Millisecond)
 	}

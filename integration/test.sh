@@ -47,6 +47,8 @@ fi
 CI= KUBELOGEXPORTER_INTEGRATION= go test -race ./...
 step "what an exporter needs of memory"
 KUBELOGEXPORTER_MEMORY=1 go test -count=1 -run '^TestMemory' ./exporter
+step "how fast redaction and selection are"
+KUBELOGEXPORTER_SPEED=1 go test -p 1 -count=1 -run '^TestSpeed' ./exporter/redact ./exporter/selection
 if [ -z "$left_out" ]; then
   step "MinIO, versitygw and a real Kubernetes node (the first time builds them from source, a quarter of an hour)"
   KUBELOGEXPORTER_INTEGRATION=1 go test -p 1 -parallel 8 -count=1 -timeout 60m ./integration/...

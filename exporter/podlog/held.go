@@ -104,3 +104,31 @@ func (l *Log) opensWith(p []byte) bool {
 	n := min(len(p), len(l.open.prefix))
 	return bytes.Equal(p[:n], l.open.prefix[:n])
 }
+
+// CompareStamps makes a log know complete lines by their stamps alone, and not by their text: what is held
+// from before was redacted, and what a read brings is not. Stamps have nanoseconds, so that a sequence of
+// them tells one log from another. It is called before anything is held.
+func (l *Log) CompareStamps() { l.byStamp = true }
+
+// End tells where a log's complete lines end.
+type End struct {
+	Last   time.Time // stamp of the last line
+	Times  int       // how many of the lines that are remembered have it
+	Oldest time.Time // the oldest stamp of those
+}
+
+// End tells where the lines held end; false if they may end with more lines of one stamp than are
+// remembered, or within a line.
+func (l *Log) End() (end End, ok bool) {
+	oldest := l.heldStamp
+	for _, m := range l.ring {
+		if m.stamp == 0 {
+			continue
+		}
+		if oldest = min(oldest, m.stamp); m.stamp == l.heldStamp {
+			end.Times++
+		}
+	}
+	end.Last, end.Oldest = time.Unix(0, l.heldStamp).UTC(), time.Unix(0, oldest).UTC()
+	return end, end.Times > 0 && end.Times < ringSize && l.open.n == 0
+}

@@ -293,8 +293,12 @@ func (j *joiner) closeOpen() error {
 	if len(o.prefix) < prefixSize {
 		o.prefix = append(o.prefix, '\n')
 	}
-	m := mark{prefix: xxhash.Sum64(o.prefix), full: o.digest.Sum64()}
-	if t, _, stamped := bundle.ParseStamp(o.prefix); stamped {
+	t, stamp, stamped := bundle.ParseStamp(o.prefix)
+	m := j.log.markOf(o.prefix, stamp)
+	if !j.log.byStamp {
+		m.full = o.digest.Sum64()
+	}
+	if stamped {
 		m.stamp = t.UnixNano()
 	}
 	j.log.hold(m, o.n+1)
@@ -310,6 +314,9 @@ func (j *joiner) finish(p []byte) error {
 	j.inLine = false
 	c := &j.cur
 	full := c.digest.Sum64()
+	if j.log.byStamp {
+		full = c.mark.full
+	}
 	if c.resumed && !c.checked { // the line ends before what is held of it
 		j.res.Join, j.res.Aligned = JoinHole, false
 		j.res.HoleAfter = j.log.lastStamp

@@ -84,6 +84,7 @@ type Log struct {
 
 	w           io.Writer
 	containerID string
+	byStamp     bool // lines are known by their stamps, see CompareStamps
 
 	lines int64  // complete lines held; more by a whole number of rings if the log was resumed, see shift
 	shift int64  // what to add to lines for their true number
@@ -216,6 +217,12 @@ func (l *Log) Read(body io.Reader) (Result, error) {
 		j.res.Join, j.res.Aligned = JoinShort, false
 	}
 	return j.res, err
+}
+
+// Append takes the beginning of a line of which it is known that it follows the complete lines held.
+func (l *Log) Append(line []byte) error {
+	j := joiner{log: l, appending: true}
+	return j.last(line)
 }
 
 // scan cuts the body into lines, or pieces of lines longer than the buffer, and hands them to j.
@@ -358,12 +365,9 @@ func (j *joiner) started() {
 
 // markLine marks a line, or the beginning of a long one, and notes its stamp.
 func (j *joiner) markLine(line []byte) mark {
-	m := mark{prefix: xxhash.Sum64(line[:min(len(line), prefixSize)])}
-	m.full = m.prefix
-	if len(line) > prefixSize {
-		m.full = xxhash.Sum64(line)
-	}
-	if t, _, ok := bundle.ParseStamp(line); ok {
+	t, stamp, ok := bundle.ParseStamp(line)
+	m := j.log.markOf(line, stamp)
+	if ok {
 		m.stamp = t.UnixNano()
 		if j.res.First.IsZero() {
 			j.res.First, j.oldest = t, m.stamp
@@ -376,6 +380,19 @@ func (j *joiner) markLine(line []byte) mark {
 		j.res.Last = t
 	}
 	j.seen++
+	return m
+}
+
+// markOf marks a line, whose stamp has so many bytes, but for its time.
+func (l *Log) markOf(line []byte, stamp int) mark {
+	if l.byStamp {
+		hash := xxhash.Sum64(line[:stamp])
+		return mark{prefix: hash, full: hash}
+	}
+	m := mark{prefix: xxhash.Sum64(line[:min(len(line), prefixSize)])}
+	if m.full = m.prefix; len(line) > prefixSize {
+		m.full = xxhash.Sum64(line)
+	}
 	return m
 }
 

@@ -223,3 +223,47 @@ func TestRefuseHoles(t *testing.T) {
 		})
 	}
 }
+
+// A log whose beginning was redacted meets reads that were not, by the stamps of its lines.
+func TestCompareStamps(t *testing.T) {
+	a, b, c, d := stamped(1, "a\n"), stamped(2, "b\n"), stamped(3, "c\n"), stamped(4, "d\n")
+	masked := strings.NewReplacer("a", "*", "b", "*")
+	long := stamped(3, strings.Repeat("x", 2*bufferSize)+"\n")
+	for name, tt := range map[string]struct {
+		held   string
+		reads  []string
+		want   string // what the reads add
+		join   Join
+		missed int64
+	}{
+		"the same lines":                    {held: a + b, reads: []string{a + b}, join: JoinExact},
+		"more":                              {held: a + b, reads: []string{b + c, b + c + d}, want: c + d, join: JoinExact},
+		"an older stamp behind the last":    {held: b + a, reads: []string{b + a + stamped(0, "n\n")}, want: stamped(0, "n\n"), join: JoinExact},
+		"two of one stamp, and a third":     {held: a + a, reads: []string{a + a + a}, want: a, join: JoinExact},
+		"a long line":                       {held: a + b, reads: []string{a + b + long, a + b + long + d}, want: long + d, join: JoinExact},
+		"a line that is cut":                {held: a + b, reads: []string{b + c[:len(c)-1], b + c + d}, want: c + d, join: JoinExact},
+		"a line in between":                 {held: a + c, reads: []string{a + b + c + d}, want: d, join: JoinExact, missed: 1},
+		"nothing that is held":              {held: a + b, reads: []string{c + d}, want: c + d, join: JoinHole},
+		"a line cut that nothing goes on":   {held: a + b, reads: []string{b + c[:len(c)-1], d}, want: c + d, join: JoinHole},
+		"and what came behind it once more": {held: a + b, reads: []string{b + c[:len(c)-1], d, c + d}, want: c + d, join: JoinExact},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var out bytes.Buffer
+			l := New(&out, containerID)
+			l.CompareStamps()
+			if err := l.Resume(strings.NewReader(masked.Replace(tt.held)), 2, int64(len(tt.held)), time.Time{}); err != nil {
+				t.Fatal(err)
+			}
+			if end, ok := l.End(); !ok || end.Times != strings.Count(tt.held, tt.held[len(tt.held)-len(a):]) {
+				t.Errorf("it ends with %+v, %v", end, ok)
+			}
+			var res Result
+			for _, body := range tt.reads {
+				res = read(t, l, body)
+			}
+			if out.String() != tt.want || res.Join != tt.join || res.Missed != tt.missed {
+				t.Errorf("join %q, missed %d, added %d bytes, want %d", res.Join, res.Missed, out.Len(), len(tt.want))
+			}
+		})
+	}
+}

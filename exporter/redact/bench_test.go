@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
 	"testing"
 	"time"
 
@@ -49,75 +50,110 @@ func mixedLog(size int) []byte {
 	return b
 }
 
-// BenchmarkCompression is the bar for this package: with all built-in rules the way of the text to a log
-// object has at least 60 % of its speed without. Plain zstd, which does less than that way, is told
-// too. All take turns, and the best time of each counts, so that a busy machine matters little.
-func BenchmarkCompression(b *testing.B) {
-	text := mixedLog(16 << 20)
+// contest measures the way of a text to a log object with all built-in rules and without, plain zstd, which
+// does less than that way, and redaction alone. All take turns, and the best time of each counts, so that a
+// busy machine matters little.
+type contest struct {
+	tb                           testing.TB
+	text                         []byte
+	r                            *Redactor
+	z                            *zstd.Encoder
+	encoders                     *bundle.Encoders
+	zstd, plain, redacted, alone time.Duration
+}
+
+func newContest(tb testing.TB) *contest {
+	tb.Helper()
 	r, err := New(Builtin())
 	if err != nil {
-		b.Fatal(err)
-	}
-	pieces := func(w io.Writer) {
-		for rest := text; len(rest) > 0; {
-			n, err := w.Write(rest[:min(len(rest), 16<<10)])
-			if err != nil {
-				b.Fatal(err)
-			}
-			rest = rest[n:]
-		}
-	}
-	best := [4]time.Duration{time.Hour, time.Hour, time.Hour, time.Hour}
-	timed := func(i int, f func()) {
-		start := time.Now()
-		f()
-		best[i] = min(best[i], time.Since(start))
+		tb.Fatal(err)
 	}
 	z, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithWindowSize(2<<20))
 	if err != nil {
-		b.Fatal(err)
+		tb.Fatal(err)
 	}
-	encoders := bundle.NewEncoders(1)
-	object := func(redact bool) {
-		lw := bundle.NewLogWriter(bundle.LogOptions{Encoders: encoders, Next: func() (io.Writer, error) { return io.Discard, nil }})
-		if redact {
-			w := r.NewWriter(lw)
-			pieces(w)
-			if err := w.Close(); err != nil {
-				b.Fatal(err)
-			}
-		} else {
-			pieces(lw)
-		}
-		if _, err := lw.Close(); err != nil {
-			b.Fatal(err)
-		}
+	return &contest{
+		tb: tb, text: mixedLog(16 << 20), r: r, z: z, encoders: bundle.NewEncoders(1),
+		zstd: time.Hour, plain: time.Hour, redacted: time.Hour, alone: time.Hour,
 	}
-	b.SetBytes(int64(len(text)))
+}
+
+// pieces writes the text as it comes from a connection.
+func (c *contest) pieces(w io.Writer) {
+	for rest := c.text; len(rest) > 0; {
+		n, err := w.Write(rest[:min(len(rest), 16<<10)])
+		if err != nil {
+			c.tb.Fatal(err)
+		}
+		rest = rest[n:]
+	}
+}
+
+func (c *contest) redact(to io.Writer) {
+	w := c.r.NewWriter(to)
+	c.pieces(w)
+	if err := w.Close(); err != nil {
+		c.tb.Fatal(err)
+	}
+}
+
+func (c *contest) object(fill func(io.Writer)) {
+	w := bundle.NewLogWriter(bundle.LogOptions{Encoders: c.encoders, Next: func() (io.Writer, error) { return io.Discard, nil }})
+	fill(w)
+	if _, err := w.Close(); err != nil {
+		c.tb.Fatal(err)
+	}
+}
+
+func (c *contest) round() {
+	timed := func(best *time.Duration, f func()) {
+		start := time.Now()
+		f()
+		*best = min(*best, time.Since(start))
+	}
+	timed(&c.zstd, func() {
+		c.z.ResetContentSize(io.Discard, int64(len(c.text)))
+		c.pieces(c.z)
+		if err := c.z.Close(); err != nil {
+			c.tb.Fatal(err)
+		}
+	})
+	timed(&c.plain, func() { c.object(c.pieces) })
+	timed(&c.redacted, func() { c.object(c.redact) })
+	timed(&c.alone, func() { c.redact(io.Discard) })
+}
+
+// share is the speed with redaction as a part of that without.
+func (c *contest) share() float64 { return float64(c.plain) / float64(c.redacted) }
+
+func BenchmarkCompression(b *testing.B) {
+	c := newContest(b)
+	b.SetBytes(int64(len(c.text)))
 	b.ReportAllocs()
 	for b.Loop() {
-		timed(0, func() {
-			z.ResetContentSize(io.Discard, int64(len(text)))
-			pieces(z)
-			if err := z.Close(); err != nil {
-				b.Fatal(err)
-			}
-		})
-		timed(1, func() { object(false) })
-		timed(2, func() { object(true) })
-		timed(3, func() {
-			w := r.NewWriter(io.Discard)
-			pieces(w)
-			if err := w.Close(); err != nil {
-				b.Fatal(err)
-			}
-		})
+		c.round()
 	}
-	speed := func(i int) float64 { return float64(len(text)) / best[i].Seconds() / 1e6 }
-	b.ReportMetric(speed(0), "zstd-MB/s")
-	b.ReportMetric(speed(1), "object-MB/s")
-	b.ReportMetric(speed(2), "redacted-object-MB/s")
-	b.ReportMetric(speed(3), "redact-alone-MB/s")
-	b.ReportMetric(100*float64(best[1])/float64(best[2]), "of-object-%")
-	b.ReportMetric(100*float64(best[0])/float64(best[0]+best[3]), "of-zstd-%")
+	speed := func(best time.Duration) float64 { return float64(len(c.text)) / best.Seconds() / 1e6 }
+	b.ReportMetric(speed(c.zstd), "zstd-MB/s")
+	b.ReportMetric(speed(c.plain), "object-MB/s")
+	b.ReportMetric(speed(c.redacted), "redacted-object-MB/s")
+	b.ReportMetric(speed(c.alone), "redact-alone-MB/s")
+	b.ReportMetric(100*c.share(), "of-object-%")
+	b.ReportMetric(100*float64(c.zstd)/float64(c.zstd+c.alone), "of-zstd-%")
+}
+
+// TestSpeed is the bar for this package: with all built-in rules a log gets into its object with at least
+// 60 % of the speed without. It goes on while a busy machine may be to blame.
+func TestSpeed(t *testing.T) {
+	if os.Getenv("KUBELOGEXPORTER_SPEED") == "" {
+		t.Skip("measures speed, for which a busy machine is bad; KUBELOGEXPORTER_SPEED=1 switches it on")
+	}
+	c := newContest(t)
+	for n := 0; n < 10 || n < 40 && c.share() < 0.6; n++ {
+		c.round()
+	}
+	t.Logf("%.0f %% of the speed without", 100*c.share())
+	if c.share() < 0.6 {
+		t.Errorf("%.0f %% of the speed without, 60 %% are promised", 100*c.share())
+	}
 }

@@ -25,7 +25,7 @@ func Builtin() []Rule {
 // assigned are known by what stands before them.
 func assigned() []Rule {
 	return []Rule{
-		{Name: "private-key", Pattern: keyBegin, key: true},
+		{Name: keyRule, Pattern: keyBegin, key: true},
 		{Name: "authorization-header", Pattern: `(?i)authorization` + is + `(?:(?:bearer|basic|digest|negotiate|token|apikey)\s+)?(?P<secret>[^\s"'\\,\]]{8,})`, keep: isWord},
 		{Name: "bearer-token", Pattern: `(?i)bearer\s+(?P<secret>[a-z0-9._~+/=-]{16,})`, keep: isWord},
 		// A password with / ? or # must be escaped in a URL; without that, http://host:80/?q=a@b would be one.
@@ -79,11 +79,29 @@ func isMask(_, v []byte) bool {
 		return true
 	case bytes.HasPrefix(bytes.TrimPrefix(v, []byte("[")), []byte("REDACTED:")): // done before
 		return true
-	case bytes.HasPrefix(v, []byte("$")), bytes.HasPrefix(v, []byte("%")) && len(v) < 4: // $VAR, ${VAR}, %s
+	case isVariable(v), bytes.HasPrefix(v, []byte("%")) && len(v) < 4: // %s
 		return true
 	}
 	words := []string{"null", "none", "nil", "true", "false", "undefined", "empty", "redacted", "REDACTED", "hidden", "masked", "n/a"}
 	return slices.ContainsFunc(words, func(w string) bool { return string(v) == w })
+}
+
+// isVariable says of a value that it names a variable: $VAR, ${anything} or $(anything). Of those without
+// brackets only upper case counts, because passwords begin with "$" too, and hashes of them do.
+func isVariable(v []byte) bool {
+	name, ok := bytes.CutPrefix(v, []byte("$"))
+	if !ok || len(name) == 0 {
+		return false
+	}
+	if last := name[len(name)-1]; name[0] == '{' && last == '}' || name[0] == '(' && last == ')' {
+		return true
+	}
+	for i, c := range name {
+		if c != '_' && (c < 'A' || c > 'Z') && (i == 0 || c < '0' || c > '9') {
+			return false
+		}
+	}
+	return true
 }
 
 // isProse says of a value that it is a mask, or a word behind a colon: "password: required" stays

@@ -51,7 +51,7 @@ func TestBuiltin(t *testing.T) {
 		},
 		"url-password": {
 			yes: []string{"postgres://shop:«" + fake(12, alnum) + "»@db:5432/shop", `"redis://:«pw»@cache"`, "amqp://user:«p%2Fw!*»@mq/vhost", "mongodb+srv://a.b:«pw1»@h/db?w=majority"},
-			no:  []string{"http://host:8080/path?mail=a@b.c", "https://example.com/@scope/pkg", "see http://a:b and c@d", "git+ssh://git@github.com/a/b", "jdbc:postgresql://db:5432/shop", "https://user:***@host/", "https://user:$PASS@host/", "redis://user:xxxxx@host"},
+			no:  []string{"http://host:8080/path?mail=a@b.c", "https://example.com/@scope/pkg", "see http://a:b and c@d", "git+ssh://git@github.com/a/b", "jdbc:postgresql://db:5432/shop", "https://user:***@host/", "https://user:$PASS@host/", "https://user:${pass}@host/", "https://user:$(PASS)@host/", "redis://user:xxxxx@host"},
 		},
 		"aws-secret-access-key": {
 			yes: []string{"AWS_SECRET_ACCESS_KEY=«" + fake(40, b64) + "»", `"secretAccessKey": "«` + fake(40, b64) + `»"`, "aws_secret_key: «" + fake(40, b64) + "»"},
@@ -65,8 +65,8 @@ func TestBuiltin(t *testing.T) {
 		"azure-storage-key": {yes: []string{"DefaultEndpointsProtocol=https;AccountName=a;AccountKey=«" + fake(86, b64) + "==»;"}, no: []string{"AccountKey=short", "AccountKey is missing"}},
 		"azure-sas":         {yes: []string{"https://a.blob.core.windows.net/c?sv=2024&sig=«" + fake(43, alnum) + "%3D»", "?sig=«" + fake(30, alnum) + "»&se=1"}, no: []string{"kill&sig=TERM", "x?sig=9"}},
 		"password": {
-			yes: []string{"password=«hunter2»", `{"user":"a","password":"«letmein»"}`, `DB_PASSWORD='«` + fake(12, alnum) + `»'`, "password: «hunter2»", `{\"passwd\":\"«` + fake(9, alnum) + `»\"}`, "?user=a&password=«" + fake(9, alnum) + "»&x=1", "passphrase => «Tr0ub4dor»", "PGPASSWORD=«swordfish»"},
-			no:  []string{"password: required", "Password: must be given", "password authentication failed for user bob", "password=****", "password=xxxxxxxx", `"password":null`, "password=<redacted>", "password=${DB_PASSWORD}", "password=%s", "passwords=1234567", "password_file=/run/secrets/db", "the password policy", "password: ", "password=[REDACTED]"},
+			yes: []string{"password=«hunter2»", `{"user":"a","password":"«letmein»"}`, `DB_PASSWORD='«` + fake(12, alnum) + `»'`, "password: «hunter2»", `{\"passwd\":\"«` + fake(9, alnum) + `»\"}`, "?user=a&password=«" + fake(9, alnum) + "»&x=1", "passphrase => «Tr0ub4dor»", "PGPASSWORD=«swordfish»", "password=«$ecret2024»", "password=«$2a$10$" + fake(22, alnum) + "»", "password=«$PASS-and-more»"},
+			no:  []string{"password: required", "Password: must be given", "password authentication failed for user bob", "password=****", "password=xxxxxxxx", `"password":null`, "password=<redacted>", "password=${DB_PASSWORD}", "password=$DB_PASSWORD", "password=$(DB_PASSWORD)", "password=%s", "passwords=1234567", "password_file=/run/secrets/db", "the password policy", "password: ", "password=[REDACTED]"},
 		},
 		"api-key": {
 			yes: []string{"api_key=«" + fake(20, alnum) + "»", `"apiKey":"«` + fake(32, hex) + `»"`, "X-Api-Key: «" + fake(24, alnum) + "»", "private_key=«" + fake(24, alnum) + "»", "encryption-key=«" + fake(24, alnum) + "»"},

@@ -14,6 +14,7 @@ const (
 )
 
 const (
+	keyRule  = "private-key" // the built-in rule's name
 	keyBegin = `-----BEGIN (?:[A-Z0-9]{1,20} ){0,4}PRIVATE KEY(?: BLOCK)?-----`
 	keyEnd   = `-----END (?:[A-Z0-9]{1,20} ){0,4}PRIVATE KEY(?: BLOCK)?-----`
 )

@@ -121,7 +121,7 @@ func (r *Redactor) Names() []string {
 func compile(src Rule) (rule, error) {
 	r := rule{name: src.Name, replacement: []byte(src.Replacement), keep: src.keep, key: src.key}
 	if src.Replacement == "" {
-		r.replacement = []byte("[REDACTED:" + src.Name + "]")
+		r.replacement = defaultMark(src.Name)
 	}
 	if err := checkName(src.Name); err != nil {
 		return r, err
@@ -160,6 +160,9 @@ func compile(src Rule) (rule, error) {
 	r.group = max(r.whole.SubexpIndex(group), 0)
 	return r, nil
 }
+
+// defaultMark stands for what a rule of this name has found, if nothing else is said.
+func defaultMark(name string) []byte { return []byte("[REDACTED:" + name + "]") }
 
 func checkName(name string) error {
 	if name == "" || len(name) > 63 {

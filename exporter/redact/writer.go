@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
@@ -33,6 +34,9 @@ type Writer struct {
 
 	line []byte // an unterminated line, or its part that is not written yet
 	long *long  // the line is longer than MaxLine
+	// What was counted before that line, whose beginning may be counted and never be stored.
+	before     []int64
+	keysBefore int64
 }
 
 // long is a line that goes through in windows. All places are in Writer.line.
@@ -89,16 +93,21 @@ func (w *Writer) Close() error {
 	return w.err
 }
 
-// Counts returns how many secrets each rule has found so far; rules that found none are not in it.
+// Counts returns how many secrets each rule has found in the lines that have ended; rules that found none
+// are not in it.
 func (w *Writer) Counts() map[string]int64 {
+	byRule, keys := w.counts, w.keys.count
+	if w.long != nil {
+		byRule, keys = w.before, w.keysBefore
+	}
 	counts := make(map[string]int64)
-	for i, n := range w.counts {
+	for i, n := range byRule {
 		if n > 0 {
 			counts[w.r.rules[i].name] = n
 		}
 	}
-	if w.keys.count > 0 {
-		counts[w.r.rules[w.keys.rule].name] = w.keys.count
+	if keys > 0 {
+		counts[w.r.rules[w.keys.rule].name] = keys
 	}
 	return counts
 }
@@ -227,6 +236,7 @@ func (w *Writer) window() error {
 		}
 		w.line = append(w.line[:0], w.line[n:]...)
 		w.long = &long{done: make([]int, len(w.r.rules))}
+		w.before, w.keysBefore = slices.Clone(w.counts), w.keys.count
 	}
 	l := w.long
 	end := l.from + w.r.maxLine

@@ -313,37 +313,6 @@ func FuzzSelection(f *testing.F) {
 	})
 }
 
-// BenchmarkExports decides about the runs of 150,000 pods once per iteration.
-func BenchmarkExports(b *testing.B) {
-	const pods = 150_000
-	subjects := make([]*selection.Subject, pods)
-	for i := range subjects {
-		s := ended(int32(i%3), "Error")
-		s.Namespace, s.Pod = fmt.Sprintf("ns-%d", i%500), fmt.Sprintf("app-%d", i)
-		s.Labels = selection.Labels{"app", fmt.Sprintf("app-%d", i%100), "tier", "web", "pod-template-hash", "abcdef", "version", "v1"}
-		s.Ended = i%2 == 0
-		subjects[i] = s
-	}
-	for name, exports := range map[string]selection.Exports{
-		"all":    {selection.All()},
-		"labels": {compile(b, selection.Spec{Namespaces: []string{"ns-1*"}, ExcludeNamespaces: []string{"ns-11*"}, Labels: "app in (app-1,app-2),tier!=cache"}), compile(b, selection.Spec{OwnerKinds: []string{"Job"}})},
-		"cel":    {compile(b, selection.Spec{Expression: "pod.namespace.startsWith('ns-4') && pod.labels['tier'] == 'web' && container.exitCode != 0"})},
-		"regexp": {compile(b, selection.Spec{Expression: "pod.name.matches('^app-[0-9]+7$') || 'canary' in pod.labels"})},
-	} {
-		b.Run(name, func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				for _, s := range subjects {
-					if _, _, err := exports.First(s); err != nil {
-						b.Fatal(err)
-					}
-				}
-			}
-			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/pods, "ns/pod")
-		})
-	}
-}
-
 func TestProblemIsAnError(t *testing.T) {
 	var err error = &selection.Problem{Field: "labels", Text: "wrong"}
 	if p := (*selection.Problem)(nil); !errors.As(err, &p) || err.Error() != "labels: wrong" {

@@ -223,8 +223,8 @@ type Capture struct {
 
 // Redaction says what was looked for in the log, and how often it was found and replaced.
 type Redaction struct {
-	Rules   []string         `json:"rules"`             // by name
-	Matches map[string]int64 `json:"matches,omitempty"` // by rule; those that found nothing are left out
+	Rules   []string         `json:"rules"`             // by name; those that were looked for in all of the log
+	Matches map[string]int64 `json:"matches,omitempty"` // by rule, in any part of it; those that found nothing are left out
 }
 
 // Read is one request for the log.
