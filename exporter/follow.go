@@ -22,6 +22,8 @@ const (
 	// left of a container that was deleted is there for 0.6 s after its exit.
 	pollLive  = 5 * time.Second
 	pollDying = 300 * time.Millisecond
+	// quietFor is for how long every further stream of a dying pod must end at once, with nothing new.
+	quietFor = 750 * time.Millisecond
 	// streamAgain is the pause before a further stream of a dying pod.
 	streamAgain = 50 * time.Millisecond
 	// crowdedFor is how long no stream is asked for after a node had no inotify instance left.
@@ -208,7 +210,7 @@ func (c *capture) stream(ctx context.Context) (ended, ok bool) {
 			return false, ok
 		case !end.seen(), res.Appended > 0, time.Since(start) > endWait, !c.reached(res):
 			end = streamEnd{at: time.Now(), last: time.Now(), quiet: time.Since(c.heard)}
-		case time.Since(end.at) >= settle:
+		case time.Since(end.at) >= quietFor:
 			c.tail = bundle.Part{State: bundle.Proven, Evidence: []string{"the kubelet ended every further stream at once, with nothing new"}}
 			return true, true
 		default:

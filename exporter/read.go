@@ -13,10 +13,11 @@ import (
 )
 
 const (
-	// settle is how long after a run was seen dead its last bytes may still be on their way to the
-	// file: the runtime's copying of the last few KiB is not covered by its report of the exit. That
-	// report itself was seen late, by up to a second: the kubelet looks at its containers once a second.
-	settle = 750 * time.Millisecond
+	// settle is how long after a run was seen dead its last bytes may still be on their way to the file.
+	// containerd waits for what comes from the container before it reports the exit (client/task.go Delete), but
+	// not for its own writer of log files, which is a few KiB behind. That report itself was seen late, by up to
+	// a second: the kubelet looks at its containers once a second.
+	settle = 500 * time.Millisecond
 	// longAgo is more than any two clocks of a cluster are apart.
 	longAgo = time.Minute
 	// maxClosings bounds the closing reads that bring more: a log that has ended has an end.
