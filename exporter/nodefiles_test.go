@@ -108,7 +108,6 @@ func TestNodeFiles(t *testing.T) {
 
 // The files of a pod that was deleted by force are read until they vanish.
 func TestForceDeletedFromFiles(t *testing.T) {
-	t.Parallel()
 	w, n := newWorld(t), newNode(t)
 	pod, _ := w.pod("forced")
 	n.write(pod, "0.log", time.Now(), "one")

@@ -93,7 +93,6 @@ func (s *shipping) setAside() (files []string) {
 
 // TestRecoverLarge: a start on a full spool holds little of each record.
 func TestRecoverLarge(t *testing.T) {
-	t.Parallel()
 	s := newShipping(t, nil)
 	const records, size = 100, 64 << 10
 	for i := range records {
