@@ -75,10 +75,13 @@ func TestGracefulDeletion(t *testing.T) {
 		<-time.After(5 * time.Millisecond)
 	}
 	c.Print(time.Now(), "last words\n")
-	c.Remove()
 	c.Exit()
-	for len(w.kube.Requests("follow=true")) < 2 {
+	for len(w.kube.Requests("follow=true")) < 3 {
 		<-time.After(5 * time.Millisecond) // the second stream, which proves the end
+	}
+	c.Remove() // some tenths of a second after the exit, on a real node
+	for n := len(w.kube.Requests("follow=true")); len(w.kube.Requests("follow=true")) == n; {
+		<-time.After(5 * time.Millisecond)
 	}
 	exit(pod, 0)
 	w.kube.SetPod(pod)

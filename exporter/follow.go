@@ -176,8 +176,9 @@ func (c *capture) stop(ctx context.Context) {
 // if the kubelet ends them too, with nothing new, or its runtime no longer knows the container, then the
 // container has ended and this is the end of its log: the kubelet removes a container after its exit
 // only, and reads to the end of the file before it looks for the container (cri-client/pkg/logs
-// ReadLogs). That it cannot find a log, right when it is asked, counts only after such an end. The container of another pod may have restarted, and a second stream would be its
-// successor's; there the status must tell of the end first.
+// ReadLogs). That it cannot find a log, right when it is asked, counts only after two such ends. The container
+// of another pod may have restarted, and a second stream would be its successor's; there the status must tell
+// of the end first.
 func (c *capture) stream(ctx context.Context) (ended, ok bool) {
 	var end streamEnd
 	for ctx.Err() == nil {
@@ -214,7 +215,7 @@ func (c *capture) stream(ctx context.Context) (ended, ok bool) {
 			c.tail = bundle.Part{State: bundle.Proven, Evidence: []string{"the kubelet ended every further stream at once, with nothing new"}}
 			return true, true
 		default:
-			end.last = time.Now()
+			end.last, end.again = time.Now(), true
 		}
 		select {
 		case <-time.After(streamAgain):
@@ -228,6 +229,7 @@ func (c *capture) stream(ctx context.Context) (ended, ok bool) {
 type streamEnd struct {
 	at    time.Time
 	last  time.Time     // of the last stream that came to a clean end since
+	again bool          // there was a further one, from the first line or the last second held on
 	gone  time.Time     // when it showed first that the container was removed, if that was before the end of all
 	quiet time.Duration // how long the stream had brought nothing
 }
@@ -236,13 +238,14 @@ func (s streamEnd) seen() bool   { return !s.at.IsZero() }
 func (s streamEnd) recent() bool { return s.seen() && time.Since(s.at) < endWait }
 
 // alive says whether the stream's end can be taken for the log's, now that its container or its pod is gone: it
-// was not that of a connection which had been dead for long, nor of one that broke while the container ran.
+// was not that of a connection which had been dead for long, nor of one that broke while the container ran, or
+// after that and before the end of the log, for then a further one would have brought more.
 func (s streamEnd) alive() bool {
 	gone := s.gone
 	if gone.IsZero() || gone.Before(s.last) {
 		gone = time.Now()
 	}
-	return s.recent() && s.quiet < aliveWithin && gone.Sub(s.last) < removalTakes
+	return s.again && s.recent() && s.quiet < aliveWithin && gone.Sub(s.last) < removalTakes
 }
 
 // reached says whether a read came to the end of what is held: no kubelet that has the log serves nothing of it.
@@ -263,7 +266,7 @@ func (c *capture) removed(res podlog.Result, end streamEnd) {
 		c.unprovenTail("the container was removed before a second look, and a rotation right before its exit cannot be excluded")
 	case inStream(res) && c.reached(res), res.Appended == 0 && end.alive():
 		c.tail = bundle.Part{State: bundle.Proven, Evidence: []string{
-			"the stream was open when the container was removed, and the kubelet reads to the end of the log before it looks for the container",
+			"the last stream was open when the container was removed, or the one before it brought nothing new, and the kubelet reads to the end of the log before it looks for the container",
 		}}
 	default:
 		c.unprovenTail("the stream may have broken before the container's exit, and the container was removed before a second one was served")

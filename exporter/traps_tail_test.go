@@ -93,6 +93,37 @@ func TestTrapEmptyStreams(t *testing.T) {
 	w.honest(log + kubetest.Stamp(at) + " last\n")
 }
 
+// A dying pod's stream is cut cleanly after its container's exit, far from the end of the log, and the container
+// is removed before the next request.
+func TestTrapCutAfterTheExit(t *testing.T) {
+	t.Parallel()
+	w := newTrapped(t, nil)
+	pod, c := w.pod("dying")
+	var log strings.Builder
+	for i := range 100 {
+		at := time.Now()
+		c.Print(at, fmt.Sprintf("line %d\n", i))
+		fmt.Fprintf(&log, "%s line %d\n", kubetest.Stamp(at), i)
+	}
+	c.Exit()
+	w.kube.NextLogs(func(h kubetest.LogHandler) kubetest.LogHandler {
+		cut := kubetest.EndAfter(log.Len()/10, "")(h)
+		return func(rw http.ResponseWriter, r *http.Request) {
+			cut(rw, r)
+			c.Remove()
+		}
+	})
+	now := metav1.Now()
+	pod.DeletionTimestamp = &now
+	w.kube.SetPod(pod)
+	w.run(nil)
+	w.until("the stream and the word", func() bool { return len(w.kube.Requests("follow=true")) > 1 })
+	exit(pod, 0)
+	w.kube.SetPod(pod)
+	w.kube.DeletePod(pod.Namespace, pod.Name)
+	w.honest(log.String())
+}
+
 // A dying pod's stream is cut cleanly. Before the next request is answered the container writes its last
 // line and ends, and the pod is gone. What the answer says then was not so when the stream ended.
 func TestTrapLateAnswer(t *testing.T) {

@@ -142,7 +142,7 @@ func testRestart(t *testing.T, component string) {
 	c := newCluster(t)
 	buckets := c.exportBy("final", "live")
 	const count = `i=0; while [ $i -lt %d ]; do i=$((i+1)); echo $i; /bin/busybox sleep 0.1; done; exit 5`
-	lines := map[string]int{"meanwhile": 40, "later": 150}
+	lines := map[string]int{"meanwhile": 40, "later": 110}
 	for name, n := range lines {
 		c.create(shell(name, fmt.Sprintf(count, n)))
 	}

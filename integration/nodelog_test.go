@@ -20,6 +20,7 @@ import (
 // 30 MB in bursts, so that the kubelet rotates, compresses and perhaps removes: what its file server
 // gives is what the container wrote, while it writes and afterwards.
 func TestNodeLog(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	c := newCluster(t)
 	config := c.account("reader")
 	const bursts, each = 3, 100_000
