@@ -114,6 +114,7 @@ func missing(t *testing.T, text []byte) int64 {
 // 75 MB over 40 s, which the kubelet rotates several times: what the API serves at the end is judged as
 // what it is; a stream, or the node's files, have every line.
 func TestRotatedLog(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	const lines = 750_000
 	c := newCluster(t)
 	buckets := c.exportBy("final", "live", "prefer")
