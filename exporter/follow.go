@@ -210,7 +210,10 @@ func (c *capture) stream(ctx context.Context) (ended, ok bool) {
 		case !ok, !c.run.now().dying:
 			return false, ok
 		case !end.seen(), res.Appended > 0, time.Since(start) > endWait, !c.reached(res):
-			end = streamEnd{at: time.Now(), last: time.Now(), quiet: time.Since(c.heard)}
+			first := !end.seen()
+			if end = (streamEnd{at: time.Now(), last: time.Now(), quiet: time.Since(c.heard)}); first {
+				continue // the container may be removed soon
+			}
 		case time.Since(end.at) >= quietFor:
 			c.tail = bundle.Part{State: bundle.Proven, Evidence: []string{"the kubelet ended every further stream at once, with nothing new"}}
 			return true, true

@@ -40,6 +40,8 @@ func TestGracefulDeletes(t *testing.T) {
 		}
 		if rec.Verdict.Complete {
 			complete++
+		} else {
+			t.Logf("%s: verdict %+v, reads %+v, texts %q", rec.Pod.Name, rec.Verdict, rec.Capture.Reads, rec.Capture.KubeletErrors)
 		}
 	}
 	t.Logf("%d of %d records complete", complete, len(recs))
