@@ -41,8 +41,9 @@ func start(bin, name string, args ...string) (process, error) {
 	cmd := exec.Command(filepath.Join(bin, name), args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Dir = dir
-	// containerd looks for its shim in PATH.
-	cmd.Env = append(os.Environ(), mark, "PATH="+bin+":"+os.Getenv("PATH"))
+	// containerd looks for its shim in PATH. On two cores the components spend much of their time on
+	// collecting garbage, and memory is there.
+	cmd.Env = append(os.Environ(), mark, "PATH="+bin+":"+os.Getenv("PATH"), "GOGC=400")
 	if name == "kube-apiserver" {
 		// busybox's TLS 1.2 names no signature algorithms, which means SHA-1,
 		// and Go refuses that since 1.25. With it, scripts in test pods reach
