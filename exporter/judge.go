@@ -37,7 +37,6 @@ func (c *capture) judge(m moment) bundle.Verdict {
 }
 
 func (c *capture) lostCause(m moment) bundle.Cause {
-	evicted := m.pod.reason == "Evicted" || m.pod.reason == "Preempting"
 	vanished := apierrors.IsNotFound(c.podError()) || errors.Is(c.podError(), errOtherPod) // and the watch lags behind
 	switch {
 	case c.run.unseen:
@@ -48,7 +47,7 @@ func (c *capture) lostCause(m moment) bundle.Cause {
 		return bundle.CauseVanishedWhileDown
 	case m.podGone && c.nodeAway:
 		return bundle.CauseNodeLost
-	case m.podGone, m.dying, evicted, vanished:
+	case m.podGone, m.dying, m.evicted(), vanished:
 		return bundle.CauseDeletedBeforeRead
 	case m.slot != slotCurrent:
 		return bundle.CauseReplacedBeforeRead

@@ -31,7 +31,8 @@ func (c *cluster) said(b sink.Bucket, rec *bundle.Record) string {
 }
 
 // What a node does to pods by itself: the kubelet evicts one that fills its volume, the scheduler preempts
-// one for another that matters more, a static pod ends that the API server only mirrors.
+// one for another that matters more, a static pod ends that the API server only mirrors. Of an eviction the kubelet
+// tells when it is over, and removes the log 0.02 to 0.7 s later, so only an open stream has it for sure.
 func TestNodeSituations(t *testing.T) {
 	c := newCluster(t)
 	buckets := c.exportBy("final", "live")
@@ -64,13 +65,18 @@ func TestNodeSituations(t *testing.T) {
 		for _, rec := range c.ended(b, len(want)) {
 			pod, _, _ := strings.Cut(rec.Pod.Name, "-"+nodeName)
 			said := strings.TrimSuffix(c.said(b, rec), " goodbye")
+			late := pod == "full" && name == "final" && said == "" && rec.Verdict.Tail.Cause == bundle.CauseDeletedBeforeRead
+			if late && rec.Pod.Reason == "Evicted" {
+				t.Logf("%s: %s: the log was removed before it could be read", name, pod)
+				continue
+			}
 			if said != strings.TrimSuffix(want[pod], " goodbye") || rec.Verdict.Head.State != bundle.Proven {
 				t.Errorf("%s: %s: log %q, verdict %+v, reads %+v", name, pod, said, rec.Verdict, rec.Capture.Reads)
 			}
 			if pod == "full" && rec.Pod.Reason != "Evicted" {
 				t.Errorf("%s: the pod that fills its volume ended with %q: %s", name, rec.Pod.Reason, rec.Pod.Message)
 			}
-			t.Logf("%s: %s: complete %v, exit %v, reason %q/%q", name, pod, rec.Verdict.Complete, code(rec), rec.Pod.Reason, rec.State.Reason)
+			t.Logf("%s: %s: complete %v, exit %v, reason %q/%q, tail %v", name, pod, rec.Verdict.Complete, code(rec), rec.Pod.Reason, rec.State.Reason, rec.Verdict.Tail.Evidence)
 		}
 	}
 }
