@@ -116,7 +116,8 @@ and goes on trying; it needs no restart.`,
 }
 
 func (r *runCommand) run(cmd *cobra.Command, _ []string) error {
-	ctx := cmd.Context()
+	ctx, cancel := context.WithCancel(cmd.Context())
+	defer cancel()
 	if err := r.load(r.a, cmd); err != nil {
 		return err
 	}
@@ -173,6 +174,7 @@ func (r *runCommand) run(cmd *cobra.Command, _ []string) error {
 	beside.loops.Go(func() { checkBucket(ctx, o.Bucket, log) })
 	defer events.start()() // stopped after the last record
 	err = e.Run(ctx)
+	cancel() // it may have failed
 	beside.loops.Wait()
 	if err == nil {
 		log.Info("stopped")
