@@ -38,6 +38,7 @@ type capture struct {
 
 	undecided bool        // which export takes the run, if any, is known at its end
 	closings  int         // closing reads that brought more
+	unclear   time.Time   // since when they are refused, or do not come to a clean end
 	refused   int         // refusals in a row
 	absent    int         // of which the kubelet knew of no such run
 	missed    int         // of which it could not find the run's log

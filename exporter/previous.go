@@ -3,8 +3,6 @@ package exporter
 import (
 	"context"
 	"time"
-
-	"github.com/kubelogexporter/kubelogexporter/exporter/podlog"
 )
 
 // checkPrevious makes sure that what was just read as the container's previous log is this run's. If its
@@ -18,16 +16,9 @@ func (c *capture) checkPrevious(ctx context.Context, m moment) bool {
 	}
 	first := c.log.First()
 	c.nextRuns = first.IsZero() || !first.Before(next.startedAt)
-	body, err := c.e.source.Open(ctx, c.request(podlog.Request{LimitBytes: 64}))
-	if err != nil {
-		return true
-	}
-	probe := podlog.New(discard{}, next.id.containerID)
-	res, err := probe.Read(body)
-	_ = body.Close()
-	current := probe.First()
+	current := c.firstNow(ctx)
 	switch {
-	case err != nil || res.TextKind != podlog.TextNone || current.IsZero():
+	case current.IsZero():
 		return true
 	case current.Equal(first):
 		c.reset()

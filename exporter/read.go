@@ -112,6 +112,10 @@ func closingTime(m moment, again bool) time.Time {
 func (c *capture) closing(ctx context.Context) {
 	silent, m := c.log.Bytes() == 0, c.run.now()
 	more := c.readEnd(ctx)
+	if more == 0 && c.doubtEnd(ctx) {
+		c.again(c.closing)
+		return
+	}
 	if silent && more > 0 && ctx.Err() == nil && c.asked == slotCurrent && m.slot == slotCurrent && m.restartable() {
 		c.own = false // the kubelet has named what was empty
 		if !c.checkCurrent(ctx) {
@@ -141,12 +145,27 @@ func (c *capture) closing(ctx context.Context) {
 	c.seal(ctx)
 }
 
+// doubtEnd says whether the closing read is to be made again because it was refused, or did not come to a clean end:
+// the kubelet, its runtime or the API server may only be starting. A record waits for that as long as lostAfter.
+func (c *capture) doubtEnd(ctx context.Context) bool {
+	switch {
+	case c.unclear.IsZero(), c.gone, ctx.Err() != nil, c.e.stopping(), c.run.now().podGone:
+		return false
+	case c.e.once:
+		return c.refused < oneShotTries
+	}
+	return time.Since(c.unclear) < c.e.lostAfter
+}
+
 // readEnd reads on from the last second, or the whole log again if it was streamed, and judges the
 // tail by what comes. It returns how many bytes were new.
 func (c *capture) readEnd(ctx context.Context) (more int64) {
 	m := c.run.now()
-	before := c.log.Bytes()
-	c.tail = bundle.Part{State: bundle.Unproven, Cause: bundle.CauseTailUnproven}
+	before, since := c.log.Bytes(), c.unclear
+	c.tail, c.unclear = bundle.Part{State: bundle.Unproven, Cause: bundle.CauseTailUnproven}, time.Time{}
+	if since.IsZero() {
+		since = time.Now()
+	}
 	if m.podGone || m.slot == slotNone {
 		return 0 // whatever has the name now is another
 	}
@@ -159,6 +178,8 @@ func (c *capture) readEnd(ctx context.Context) (more int64) {
 	body, err := c.e.source.Open(bounded, c.request(req))
 	if err != nil {
 		c.note("closing", podlog.Result{}, err)
+		c.refuse(ctx, err)
+		c.unclear = since
 		c.tail.Evidence = []string{"the closing read was refused: " + string(podlog.Classify(err))}
 		return 0
 	}
@@ -171,9 +192,24 @@ func (c *capture) readEnd(ctx context.Context) (more int64) {
 		return c.otherLog(ctx, m, res)
 	}
 	c.joined(res)
+	if err == nil && res.TextKind == podlog.TextNone && c.reached(res) {
+		c.answered(res)
+	}
+	var werr *podlog.WriteError
 	switch {
+	case errors.As(err, &werr):
+		c.tail.Evidence = []string{"what the closing read brought could not be written"}
 	case err != nil || res.TextKind != podlog.TextNone:
+		c.unclear = since
+		if res.TextKind == podlog.TextGone {
+			c.unfound()
+			c.gone = c.gone || req.Previous && c.missed > lostTries // a further restart removes it
+		} else {
+			c.refused++
+		}
 		c.tail.Evidence = []string{"the closing read did not end cleanly"}
+	case !c.reached(res):
+		c.tail.Evidence = []string{"the closing read ended before what is held"}
 	case res.Appended > 0:
 		c.tail.Evidence = []string{fmt.Sprintf("every closing read brought more; the last one %d bytes", res.Appended)}
 	case res.Join == podlog.JoinExact, res.Join == podlog.JoinEmpty && before == 0:

@@ -165,7 +165,7 @@ func TestSuccessorAnswersClosing(t *testing.T) {
 			_, _ = io.WriteString(rw, kubetest.Stamp(start)+" first\n")
 		default:
 			_, _ = io.WriteString(rw, kubetest.Stamp(start.Add(time.Millisecond))+" second\n")
-			if reads == 2 {
+			if reads == 3 { // the second one looked for the previous log
 				time.AfterFunc(200*time.Millisecond, func() { // the status comes later
 					restart(pod, c)
 					w.kube.SetPod(pod)
@@ -186,10 +186,17 @@ func TestSuccessorAnswersClosing(t *testing.T) {
 // first sentence named this run says nothing of what comes later.
 func TestNamedThenSucceeded(t *testing.T) {
 	t.Parallel()
+	for name, late := range map[string]time.Duration{"at once": 0, "after the closing read": 800 * time.Millisecond} {
+		t.Run(name, func(t *testing.T) { testNamedThenSucceeded(t, late) })
+	}
+}
+
+func testNamedThenSucceeded(t *testing.T, late time.Duration) {
+	t.Parallel()
 	w := newWorld(t)
 	pod, c := w.pod("named")
 	var mu sync.Mutex
-	reads := 0
+	reads, second := 0, ""
 	w.kube.Log("shop", "named", "app", func(rw http.ResponseWriter, r *http.Request) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -197,11 +204,14 @@ func TestNamedThenSucceeded(t *testing.T) {
 		case reads == 1 || r.URL.Query().Get("previous") == "true":
 			_, _ = io.WriteString(rw, "unable to retrieve container logs for "+c.ID(0))
 		default:
-			_, _ = io.WriteString(rw, kubetest.Stamp(time.Now())+" second\n")
-			if reads == 2 {
-				restart(pod, c)
-				w.kube.SetPod(pod)
+			if second == "" {
+				second = kubetest.Stamp(time.Now()) + " second\n"
+				time.AfterFunc(late, func() { // the status comes later
+					restart(pod, c)
+					w.kube.SetPod(pod)
+				})
 			}
+			_, _ = io.WriteString(rw, second)
 		}
 	})
 	exit(pod, 1)

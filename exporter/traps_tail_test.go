@@ -235,3 +235,34 @@ func TestTrapSuccessorOfSilenceLater(t *testing.T) {
 		})
 	}
 }
+
+// The closing read meets a kubelet, a runtime or an API server that is only starting: it is made again, and proves
+// the tail.
+func TestTrapClosingRefused(t *testing.T) {
+	t.Parallel()
+	whole := func(h kubetest.LogHandler) kubetest.LogHandler { return h }
+	for name, traps := range map[string][]kubetest.Trap{
+		"node away":     {kubetest.Unreachable(), kubetest.Unreachable()},
+		"no container":  {kubetest.NotKnown()},
+		"broken":        {kubetest.BreakAfter(10), kubetest.BreakAfter(0)},
+		"error text":    {kubetest.EndAfter(0, "rpc error: code = Unavailable desc = connection error")},
+		"runtime blind": nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newTrapped(t, nil)
+			pod, log := w.dead("pod", 3)
+			if traps == nil {
+				traps = []kubetest.Trap{sentence(pod), sentence(pod), sentence(pod)}
+			}
+			w.kube.NextLogs(append([]kubetest.Trap{whole}, traps...)...)
+			w.kube.SetPod(pod)
+			w.run(nil)
+			w.want(w.await(1)[0], log)
+			if n := w.kube.Traps(); n > 0 {
+				t.Errorf("%d traps were not met", n)
+			}
+			w.account()
+		})
+	}
+}

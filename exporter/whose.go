@@ -36,11 +36,26 @@ func (c *capture) lookBefore(ctx context.Context) before {
 	return before{empty: res.Bytes == 0, first: probe.First()}
 }
 
+// firstNow returns the stamp of the first line of the container's current log; zero if that is not known.
+func (c *capture) firstNow(ctx context.Context) time.Time {
+	body, err := c.e.source.Open(ctx, c.request(podlog.Request{LimitBytes: 64}))
+	if err != nil {
+		return time.Time{}
+	}
+	defer body.Close() //nolint:errcheck // its beginning is enough
+	probe := podlog.New(discard{}, c.run.id.containerID)
+	if res, err := probe.Read(body); err != nil || res.TextKind != podlog.TextNone {
+		return time.Time{}
+	}
+	return probe.First()
+}
+
 // checkCurrent makes sure that what was just read as the container's current log is this run's. A run may be
 // followed by the next one without any back-off, and the status that tells of it comes later. The kubelet
 // never goes back, so it is enough to look what it now calls the previous log: if there is none, or one from
 // before this run, or it is this very log, the current one was ours. If it is a log of this run's own time,
-// that one is ours. What begins before this run's end needs no look: its successor comes after that.
+// that one is ours. If it is this run's, and cannot be found, the current one has become the successor's, and so was
+// ours if it begins otherwise now. What begins before this run's end needs no look: its successor comes after that.
 func (c *capture) checkCurrent(ctx context.Context) bool {
 	if c.own {
 		return true
@@ -57,8 +72,19 @@ func (c *capture) checkCurrent(ctx context.Context) bool {
 	case !b.first.IsZero() && b.first.Equal(first):
 		c.own = !first.After(endOf(c.run.now()).Add(time.Second)) // or two runs have ended since
 		return true
-	case b.own, b.first.IsZero() && !b.empty, b.empty && c.run.restart > 0:
-		return true // otherwise undecided; what comes at the end decides
+	case b.own && !first.IsZero():
+		switch now := c.firstNow(ctx); {
+		case now.IsZero():
+			return true
+		case now.After(first):
+			c.own = true // what came before that was ours
+			return true
+		}
+		c.replaced = true
+		c.reset()
+		return false
+	case b.first.IsZero() && !b.empty, b.empty && c.run.restart > 0:
+		return true // undecided; what comes at the end decides
 	case c.run.restart > 0 && b.first.Before(c.run.startedAt.Add(time.Second)):
 		return true // likewise: a run that ended within a second may have been the one before
 	}
