@@ -185,6 +185,8 @@ func (c *capture) stream(ctx context.Context) (ended, ok bool) {
 		start := time.Now()
 		res, ok := c.take(ctx, "follow", podlog.Request{Follow: true, Since: c.further()})
 		switch {
+		case c.lookedBeside(ctx, ok):
+			return true, true
 		case c.renew:
 			c.rejoin(ctx)
 			continue

@@ -47,6 +47,8 @@ type output struct {
 	log         *podlog.Log
 	first       time.Time
 	firstSecond int64
+	last        time.Time // and of its end
+	held        int64
 	full        bool // there was no room for more: the rest of the log is lost
 	most        int  // how many objects the record can name, 0 is no limit
 	long        bool // there are as many
@@ -107,6 +109,7 @@ func (o *output) Write(p []byte) (int, error) {
 	}
 	if o.log != nil {
 		o.first, o.firstSecond = o.log.First(), o.log.FirstSecond()
+		o.last, o.held = o.log.Last(), o.log.Bytes()
 	}
 	to := o.put
 	if o.recount != nil {
@@ -182,6 +185,24 @@ func (o *output) beginning() (first time.Time, firstSecond int64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.first, o.firstSecond
+}
+
+// size is how much was written.
+func (o *output) size() int64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.held
+}
+
+// further is where a read begins that is to bring the end of what was written last: at the first line, if there are
+// no more than so many bytes. It may be called beside the writer.
+func (o *output) further(size int64) time.Time {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.held <= size || o.last.IsZero() {
+		return time.Time{}
+	}
+	return o.last.Add(-time.Second)
 }
 
 // resume makes a new output go on where a snapshot ends, whose objects are stored already.

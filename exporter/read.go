@@ -97,7 +97,10 @@ func (c *capture) read(ctx context.Context) {
 // closingTime is when a log can be taken as settled. The node's clock is asked only for whether the end was
 // long ago: it may be behind.
 func closingTime(m moment, again bool) time.Time {
-	now := time.Now()
+	now, settle := time.Now(), settle
+	if m.dying {
+		settle = settleDying
+	}
 	switch {
 	case again || m.endSeen.IsZero():
 		return now.Add(settle)
@@ -208,22 +211,31 @@ func (c *capture) readEnd(ctx context.Context) (more int64) {
 			c.refused++
 		}
 		c.tail.Evidence = []string{"the closing read did not end cleanly"}
-	case !c.reached(res):
-		c.tail.Evidence = []string{"the closing read ended before what is held"}
-	case res.Appended > 0:
-		c.tail.Evidence = []string{fmt.Sprintf("every closing read brought more; the last one %d bytes", res.Appended)}
-	case res.Join == podlog.JoinExact, res.Join == podlog.JoinEmpty && before == 0:
-		c.aligned = res.Aligned
-		if before > 0 && m.slot == slotPrevious { // the kubelet served the same by name
+	default:
+		if c.judgeEnd(res, before) && before > 0 && m.slot == slotPrevious { // the kubelet served the same by name
 			c.late = false
 		}
-		c.tail = bundle.Part{State: bundle.Proven, Evidence: []string{"a closing read joined exactly and brought nothing new"}}
 	}
 	c.piece(req, res, true)
 	if c.pieced && c.tail.State == bundle.Proven && !c.alignable() {
 		c.recount(ctx, req.Previous)
 	}
 	return res.Appended
+}
+
+// judgeEnd judges the tail by a closing read that came to a clean end; before is how much was held.
+func (c *capture) judgeEnd(res podlog.Result, before int64) (proven bool) {
+	switch {
+	case !c.reached(res):
+		c.tail.Evidence = []string{"the closing read ended before what is held"}
+	case res.Appended > 0:
+		c.tail.Evidence = []string{fmt.Sprintf("every closing read brought more; the last one %d bytes", res.Appended)}
+	case res.Join == podlog.JoinExact, res.Join == podlog.JoinEmpty && before == 0:
+		c.aligned = res.Aligned
+		c.tail = bundle.Part{State: bundle.Proven, Evidence: []string{"a closing read joined exactly and brought nothing new"}}
+		return true
+	}
+	return false
 }
 
 func (e *Exporter) wholeAgain() int64 { return max(wholeAgain, e.rotateAt) }
@@ -304,7 +316,11 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 	c.nodeAway, c.heard = false, time.Now()
 	c.log.RefuseHoles = c.log.Bytes() > 0 && !(c.certain && (req.Previous || c.run.now().slot == slotCurrent))
 	res, err := c.log.Read(watched(body))
+	cause := ourCut(bounded)
 	done() // nobody looks at the log beside this from here on
+	if err != nil && cause != nil {
+		err = cause
+	}
 	c.note(method, res, err)
 	if req.Follow && c.log.Bytes() == 0 {
 		c.run.stayedEmpty(opened)
@@ -328,8 +344,8 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 	case res.TextKind == podlog.TextGone && res.Join == podlog.JoinEmpty && (c.log.Bytes() == 0 || !c.served && !req.Follow):
 		c.unfound()
 		return res, false
-	case err != nil && errors.Is(context.Cause(bounded), errRenew):
-		c.renew, c.served = true, true
+	case err != nil && cause != nil:
+		c.renew, c.served = errors.Is(cause, errRenew), true
 		return res, true
 	case strings.HasPrefix(res.Text, noWatcher):
 		c.crowded = time.Now()

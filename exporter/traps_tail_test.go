@@ -84,7 +84,7 @@ func TestTrapEmptyStreams(t *testing.T) {
 	now := metav1.Now()
 	pod.DeletionTimestamp = &now
 	w.kube.SetPod(pod)
-	<-time.After(2 * time.Second)
+	w.until("most streams to be cut", func() bool { return w.kube.Traps() < 10 })
 	at := time.Now()
 	c.Print(at, "last\n")
 	c.Exit()

@@ -380,7 +380,7 @@ func TestTrapRotation(t *testing.T) {
 	for how, tt := range map[string]struct {
 		rotate   func(c *kubetest.Container, at time.Time)
 		want     string
-		complete bool // if the log can be read as a whole again; of a dying pod it cannot
+		complete bool // the log can be read as a whole again
 	}{
 		"none": {func(*kubetest.Container, time.Time) {}, " one last", true},
 		"a line is lost": {func(c *kubetest.Container, at time.Time) {
@@ -413,7 +413,7 @@ func TestTrapRotation(t *testing.T) {
 				exit(pod, 0)
 				w.kube.SetPod(pod)
 				rec := w.await(1)[0]
-				if got := lines(w, rec); got != tt.want || rec.Verdict.Complete != (tt.complete && mode == "live") {
+				if got := lines(w, rec); got != tt.want || rec.Verdict.Complete != tt.complete {
 					t.Errorf("log %q, verdict %+v", got, rec.Verdict)
 				}
 				w.account()

@@ -42,7 +42,8 @@ func (c *capture) watchdog(ctx context.Context, follow bool) (context.Context, f
 		watch.Go(func() { c.segments(ctx, func() { cut(errRenew) }) })
 	}
 	watch.Go(func() {
-		for m, changed := c.run.watch(); !m.ended(); m, changed = c.run.watch() {
+		m, changed := c.run.watch()
+		for ; !m.ended(); m, changed = c.run.watch() {
 			stopped := c.e.stopped
 			if m.dying {
 				stopped = nil // its end is near, and worth waiting for
@@ -56,6 +57,10 @@ func (c *capture) watchdog(ctx context.Context, follow bool) (context.Context, f
 				return
 			}
 		}
+		if (m.dying || m.evicted()) && m.term != nil && c.lookBeside(ctx) {
+			cut(errLooked)
+			return
+		}
 		select {
 		case <-time.After(followEnd):
 			cut(nil)
@@ -67,6 +72,14 @@ func (c *capture) watchdog(ctx context.Context, follow bool) (context.Context, f
 		cut(nil)
 		watch.Wait()
 	}
+}
+
+// ourCut returns why a request was cut, if that was to go on with another, and nil otherwise.
+func ourCut(ctx context.Context) error {
+	if cause := context.Cause(ctx); errors.Is(cause, errRenew) || errors.Is(cause, errLooked) {
+		return cause
+	}
+	return nil
 }
 
 func (c *capture) slow(ctx context.Context, r io.Reader) io.Reader {

@@ -88,7 +88,7 @@ func TestWindowEdges(t *testing.T) {
 			w.ends(bb, cc, tt.end)
 			w.until("a record", func() bool { return len(w.records()) > 0 })
 			w.account()
-			<-time.After(300 * time.Millisecond)
+			<-time.After(time.Second)
 			want := "a:final"
 			if tt.inside {
 				want += " bb:final"

@@ -50,6 +50,40 @@ func TestGracefulDeletes(t *testing.T) {
 	}
 }
 
+// Pods that are deleted one by one, as a rollout does: their containers are removed quickly, and yet it is seen that
+// nothing is missing. Sometimes the kubelet is quicker.
+func TestGracefulDeletesOneByOne(t *testing.T) {
+	const pods = 20
+	c := newCluster(t)
+	buckets := c.exportBy("final", "live")
+	for i := range pods {
+		c.create(shell(fmt.Sprintf("one-%d", i), goodbye))
+	}
+	c.until(2*time.Minute, "the pods to run", func() bool { return c.inPhase(corev1.PodRunning) == pods })
+	time.Sleep(time.Second) // they have said hello
+	for i := range pods {
+		c.remove(fmt.Sprintf("one-%d", i))
+		time.Sleep(time.Second)
+	}
+	for name, b := range buckets {
+		complete := 0
+		for _, rec := range c.ended(b, pods) {
+			if got := c.said(b, rec); got != "hello goodbye" {
+				t.Errorf("%s: %s: log %q", name, rec.Pod.Name, got)
+			}
+			if rec.Verdict.Complete {
+				complete++
+			} else {
+				t.Logf("%s: %s: %+v, reads %+v, texts %q", name, rec.Pod.Name, rec.Verdict.Tail, rec.Capture.Reads, rec.Capture.KubeletErrors)
+			}
+		}
+		t.Logf("%s: %d of %d complete", name, complete, pods)
+		if complete < pods*3/4 {
+			t.Errorf("%s: %d of %d complete", name, complete, pods)
+		}
+	}
+}
+
 // 10 pods that crash at once and restart: every run has one record, and the log of the right run.
 func TestCrashLoops(t *testing.T) {
 	const pods = 10
