@@ -222,6 +222,7 @@ func TestFaultBlackHole(t *testing.T) {
 	}
 	server.Change(func(s *s3test.Server) { s.Script = nil })
 	s.drained(20 * time.Second)
+	s.bucket = server.Bucket(sink.ObjectOptions{}) // a patient one
 	s.check(23)
 	once(t, server)
 	s.stop()

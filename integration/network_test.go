@@ -39,6 +39,7 @@ func TestBadNetwork(t *testing.T) {
 		down   bool // nobody listens
 		lasts  time.Duration
 		drains bool // the fault hinders, and does not stop
+		locked bool // the bucket locks its objects
 	}{
 		"latency":              {toxics: []toxic{{"latency", "upstream", map[string]int{"latency": 300, "jitter": 250}}}, drains: true},
 		"slow link":            {toxics: []toxic{{"bandwidth", "upstream", map[string]int{"rate": 64}}}, drains: true},
@@ -46,13 +47,14 @@ func TestBadNetwork(t *testing.T) {
 		"reset in the request": {toxics: []toxic{{"reset_peer", "upstream", map[string]int{"timeout": 50}}}, lasts: 8 * time.Second},
 		"cut in the request":   {toxics: []toxic{{"limit_data", "upstream", map[string]int{"bytes": 100 << 10}}}, lasts: 8 * time.Second},
 		"cut in the answer":    {toxics: []toxic{{"limit_data", "downstream", map[string]int{"bytes": 100}}}, lasts: 8 * time.Second},
+		"cut, locked objects":  {toxics: []toxic{{"limit_data", "downstream", map[string]int{"bytes": 100}}}, lasts: 8 * time.Second, locked: true},
 		"nobody listens":       {down: true, lasts: 8 * time.Second},
 		// Longer than the exporter waits for a connection on which nothing moves.
 		"black hole": {toxics: []toxic{{"timeout", "upstream", map[string]int{"timeout": 0}}}, lasts: 70 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newNetworkWorld(t, s, proxies)
+			w := newNetworkWorld(t, s, proxies, fault.locked)
 			w.end(3) // while all is well
 			w.await(3, 30*time.Second)
 			for _, toxic := range fault.toxics {
@@ -87,30 +89,38 @@ type networkWorld struct {
 	direct *sink.S3 // the bucket without the proxy
 	client *minio.Client
 	bucket string
-	log    *syncBuffer
-	pods   int
+	// objects are the options that objects are stored with.
+	objects sink.ObjectOptions
+	log     *syncBuffer
+	pods    int
 }
 
-func newNetworkWorld(t *testing.T, s *s3server.Server, proxies *toxiproxy) *networkWorld {
+func newNetworkWorld(t *testing.T, s *s3server.Server, proxies *toxiproxy, locked bool) *networkWorld {
 	t.Helper()
 	w := &networkWorld{t: t, kube: kubetest.New(t), bucket: fmt.Sprintf("network-%x", rand.Uint32()), log: &syncBuffer{}}
-	w.direct = bucketOn(t, s, w.bucket, "")
 	u, err := url.Parse(s.Endpoint)
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.client, err = minio.New(u.Host, &minio.Options{Creds: credentials.NewStaticV4(s.AccessKey, s.SecretKey, ""), Region: "us-east-1"})
 	if err == nil {
+		err = w.client.MakeBucket(t.Context(), w.bucket, minio.MakeBucketOptions{ObjectLocking: locked})
+	}
+	if err == nil && !locked { // a bucket that locks has versions
 		err = w.client.EnableVersioning(t.Context(), w.bucket)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.direct = openBucket(t, s, w.bucket, "", sink.ObjectOptions{})
+	if locked {
+		w.objects = sink.ObjectOptions{LockMode: "governance", LockFor: time.Hour}
+	}
 	w.proxy = proxies.create(t, w.bucket, u.Host)
 	behind := *s
 	behind.Endpoint = "http://" + w.proxy.Listen
 	e, err := exporter.New(exporter.Options{
-		Kube: w.kube.Config(), Bucket: openBucket(t, &behind, w.bucket, ""), Spool: t.TempDir(), Cluster: "test", Version: "test",
+		Kube: w.kube.Config(), Bucket: openBucket(t, &behind, w.bucket, "", w.objects), Spool: t.TempDir(), Cluster: "test", Version: "test",
 		Log: slog.New(slog.NewTextHandler(w.log, nil)), Grace: 10 * time.Second,
 	})
 	if err != nil {
@@ -205,5 +215,24 @@ func (w *networkWorld) check(runs int) {
 		if n := versions(w.t, w.client, w.bucket, o.Key); n != 1 {
 			w.t.Errorf("%s has %d versions", o.Key, n)
 		}
+		if w.objects.LockMode != "" && !strings.HasPrefix(o.Key, ".") {
+			w.locked(o.Key)
+		}
+	}
+}
+
+// locked checks that an object cannot be deleted for as long as was asked for.
+func (w *networkWorld) locked(key string) {
+	w.t.Helper()
+	mode, until, err := w.client.GetObjectRetention(w.t.Context(), w.bucket, key, "")
+	if err != nil || *mode != minio.Governance || time.Until(*until) < 50*time.Minute {
+		w.t.Errorf("%s: retention %v until %v, %v", key, mode, until, err)
+	}
+	info, err := w.client.StatObject(w.t.Context(), w.bucket, key, minio.StatObjectOptions{})
+	if err == nil {
+		err = w.client.RemoveObject(w.t.Context(), w.bucket, key, minio.RemoveObjectOptions{VersionID: info.VersionID})
+	}
+	if err == nil {
+		w.t.Errorf("%s: the version was removed that is locked", key)
 	}
 }

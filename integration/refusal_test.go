@@ -101,7 +101,7 @@ func TestMissingBucket(t *testing.T) {
 	t.Parallel() // it waits most of the time
 	c := newCluster(t)
 	server := s3server.ForTest(t, s3server.MinIO)
-	log := c.observe(c.config, openBucket(t, server, "later", ""))
+	log := c.observe(c.config, openBucket(t, server, "later", "", sink.ObjectOptions{}))
 	c.create(shell("early", "echo hello"))
 	c.until(2*time.Minute, "the message", func() bool { return strings.Contains(log.text(), "aws s3 mb s3://later") })
 	if err := server.MakeBucket(t.Context(), "later"); err != nil {

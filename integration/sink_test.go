@@ -38,20 +38,20 @@ func bucketOn(t *testing.T, s *s3server.Server, name, prefix string) *sink.S3 {
 	if err := s.MakeBucket(t.Context(), name); err != nil {
 		t.Fatal(err)
 	}
-	b := openBucket(t, s, name, prefix)
+	b := openBucket(t, s, name, prefix, sink.ObjectOptions{})
 	if err := b.Check(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	return b
 }
 
-// openBucket opens a bucket and asks it nothing.
-func openBucket(t *testing.T, s *s3server.Server, name, prefix string) *sink.S3 {
+// openBucket opens a bucket, whose objects get these options, and asks it nothing.
+func openBucket(t *testing.T, s *s3server.Server, name, prefix string, objects sink.ObjectOptions) *sink.S3 {
 	t.Helper()
 	dir := t.TempDir()
 	o := sink.S3Options{
 		Endpoint: s.Endpoint, Bucket: name, Prefix: prefix, Credentials: "files",
-		AccessKeyIDFile: filepath.Join(dir, "access"), SecretAccessKeyFile: filepath.Join(dir, "secret"),
+		AccessKeyIDFile: filepath.Join(dir, "access"), SecretAccessKeyFile: filepath.Join(dir, "secret"), Objects: objects,
 	}
 	for file, text := range map[string]string{o.AccessKeyIDFile: s.AccessKey, o.SecretAccessKeyFile: s.SecretKey} {
 		if err := os.WriteFile(file, []byte(text+"\n"), 0o600); err != nil {
