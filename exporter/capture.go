@@ -52,7 +52,7 @@ type capture struct {
 	replaced  bool        // the kubelet calls the run's log the previous one, whatever the status says
 	doubted   time.Time   // since when reads do not continue what is held
 	renew     bool        // the last stream was cut because it had lasted long enough
-	beside    *look       // what was read beside the last stream
+	beside    *besideRead // what was read beside the last stream
 	followed  bool        // a stream was asked for
 	nodeAway  bool        // the last refusal came from a node that cannot be reached
 	crowded   time.Time   // when the node had no stream to spare

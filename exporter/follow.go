@@ -184,9 +184,13 @@ func (c *capture) stream(ctx context.Context) (ended, ok bool) {
 	for ctx.Err() == nil {
 		start := time.Now()
 		res, ok := c.take(ctx, "follow", podlog.Request{Follow: true, Since: c.further()})
+		proven, more := c.provenBeside(ctx, ok && res.TextKind == podlog.TextNone)
 		switch {
-		case c.lookedBeside(ctx, ok):
+		case proven:
 			return true, true
+		case more:
+			end = streamEnd{}
+			continue
 		case c.renew:
 			c.rejoin(ctx)
 			continue

@@ -189,9 +189,15 @@ func (o *output) beginning() (first time.Time, firstSecond int64) {
 
 // size is how much was written.
 func (o *output) size() int64 {
+	held, _ := o.reached()
+	return held
+}
+
+// reached is how much was written, and the last stamp of that. It may be called beside the writer.
+func (o *output) reached() (held int64, last time.Time) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.held
+	return o.held, o.last
 }
 
 // further is where a read begins that is to bring the end of what was written last: at the first line, if there are

@@ -98,21 +98,29 @@ func (c *capture) read(ctx context.Context) {
 // long ago: it may be behind.
 func closingTime(m moment, again bool) time.Time {
 	now, settle := time.Now(), settle
-	if m.dying {
+	if m.vanishes() {
 		settle = settleDying
 	}
 	switch {
 	case again || m.endSeen.IsZero():
 		return now.Add(settle)
-	case m.term != nil && !m.term.FinishedAt.IsZero() && now.Sub(m.term.FinishedAt.Time) > longAgo:
+	case m.endedLongAgo():
 		return now
 	}
 	return m.endSeen.Add(settle)
 }
 
+// endedLongAgo says whether the run's end was so long ago that nobody's clock or hurry matters.
+func (m moment) endedLongAgo() bool {
+	return m.term != nil && !m.term.FinishedAt.IsZero() && time.Since(m.term.FinishedAt.Time) > longAgo
+}
+
 // closing reads the end of the log once more and then looks whether the run is still the one that
 // was asked for. Only a read that brings nothing new proves the end, and of an empty log only two of them.
 func (c *capture) closing(ctx context.Context) {
+	if c.doubtEnd(ctx) && c.parked(c.closing) {
+		return
+	}
 	silent, m := c.log.Bytes() == 0, c.run.now()
 	more := c.readEnd(ctx)
 	if more == 0 && c.doubtEnd(ctx) {
@@ -141,6 +149,7 @@ func (c *capture) closing(ctx context.Context) {
 	if m := c.run.now(); m.slot == slotPrevious && c.asked == slotCurrent && !c.own && !c.followed && !c.moved {
 		// The container restarted since: what was read may be its successor's. Once more, by name.
 		c.moved, c.looked = true, false
+		c.gone, c.refused, c.absent, c.missed = false, 0, 0, 0
 		c.keep()
 		c.read(ctx)
 		return
@@ -178,7 +187,9 @@ func (c *capture) readEnd(ctx context.Context) (more int64) {
 	}
 	bounded, stalled, done := c.watchdog(ctx, false)
 	defer done()
+	answered := c.e.nodes.ask(m.pod.node)
 	body, err := c.e.source.Open(bounded, c.request(req))
+	answered(err)
 	if err != nil {
 		c.note("closing", podlog.Result{}, err)
 		c.refuse(ctx, err)
@@ -187,6 +198,7 @@ func (c *capture) readEnd(ctx context.Context) (more int64) {
 		return 0
 	}
 	defer body.Close() //nolint:errcheck // a body that was read to its end
+	c.nodeAway = false
 	c.log.RefuseHoles = before > 0 && !c.certain
 	res, err := c.log.Read(stalled(body))
 	c.note("closing", res, err)
@@ -307,6 +319,9 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 	answered := c.e.nodes.ask(c.run.now().pod.node)
 	body, err := c.e.source.Open(bounded, c.request(req))
 	answered(err)
+	if err != nil && ourCut(bounded) != nil { // no header comes before the first byte
+		return c.silent(bounded, done, method, opened), true
+	}
 	if err != nil {
 		c.note(method, podlog.Result{}, err)
 		c.refuse(ctx, err)
@@ -316,9 +331,13 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 	c.nodeAway, c.heard = false, time.Now()
 	c.log.RefuseHoles = c.log.Bytes() > 0 && !(c.certain && (req.Previous || c.run.now().slot == slotCurrent))
 	res, err := c.log.Read(watched(body))
-	cause := ourCut(bounded)
+	var werr *podlog.WriteError
+	var cause error
+	if err != nil && !errors.Is(err, podlog.ErrHole) && !errors.As(err, &werr) {
+		cause = ourCut(bounded)
+	}
 	done() // nobody looks at the log beside this from here on
-	if err != nil && cause != nil {
+	if cause != nil {
 		err = cause
 	}
 	c.note(method, res, err)
@@ -333,9 +352,8 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 	c.certain, c.doubted = false, time.Time{}
 	c.joined(res)
 	c.piece(req, res, req.Follow)
-	var werr *podlog.WriteError
 	switch {
-	case errors.As(err, &werr):
+	case werr != nil:
 		c.refused++
 		if c.cannotSpool(err); c.atSource() {
 			c.reset()
@@ -344,7 +362,7 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 	case res.TextKind == podlog.TextGone && res.Join == podlog.JoinEmpty && (c.log.Bytes() == 0 || !c.served && !req.Follow):
 		c.unfound()
 		return res, false
-	case err != nil && cause != nil:
+	case cause != nil:
 		c.renew, c.served = errors.Is(cause, errRenew), true
 		return res, true
 	case strings.HasPrefix(res.Text, noWatcher):
@@ -359,6 +377,19 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 	}
 	c.answered(res)
 	return res, true
+}
+
+// silent handles a stream that was cut before it had brought anything: the kubelet had taken the request, and not
+// even begun to answer.
+func (c *capture) silent(ctx context.Context, done func(), method string, opened time.Time) podlog.Result {
+	cause := ourCut(ctx)
+	done()
+	c.note(method, podlog.Result{}, cause)
+	c.renew = errors.Is(cause, errRenew)
+	if !c.renew && c.log.Bytes() == 0 {
+		c.run.stayedEmpty(opened) // the read beside it has shown that the node is there
+	}
+	return podlog.Result{Join: podlog.JoinEmpty}
 }
 
 // vouches says whether the kubelet has named this very run when it was asked for the current one: then

@@ -22,6 +22,9 @@ const (
 // have exited, and 0.02 to 0.7 s later they are gone (measured).
 func (m moment) evicted() bool { return m.pod.reason == "Evicted" || m.pod.reason == "Preempting" }
 
+// vanishes says whether the kubelet removes the run's log right after its end.
+func (m moment) vanishes() bool { return m.dying || m.evicted() }
+
 // unfound handles a kubelet that cannot find the run's log. It says so whenever its runtime gives no status of the
 // container, for whatever reason (k8s.io/kubernetes/pkg/kubelet/kuberuntime GetContainerLogs), so of a run that
 // goes on it proves nothing: that one's end the status will tell.
@@ -34,7 +37,7 @@ func (c *capture) unfound() {
 	case m.podGone:
 		c.gone = true
 	case !m.ended():
-	case m.dying, m.evicted():
+	case m.vanishes():
 		c.gone = c.missed > lostTries
 	case c.e.once: // people wait
 		c.gone = c.missed >= oneShotTries

@@ -379,7 +379,7 @@ func (t *tracker) reconsider() {
 // urgency orders ended runs by how soon their logs will vanish.
 func urgency(m moment) priority {
 	switch {
-	case m.podGone, m.dying, m.evicted():
+	case m.podGone, m.dying, m.evicted() && !m.endedLongAgo():
 		return prioDying
 	case m.slot != slotCurrent:
 		return prioRestart

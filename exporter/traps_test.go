@@ -38,20 +38,31 @@ func (w *trapped) run(change func(*Options)) *Exporter {
 	})
 }
 
+// values returns the metrics without their prefix, each as the sum over its labels, and by each label's value.
+func (w *trapped) values() map[string]float64 {
+	w.t.Helper()
+	families, err := w.metrics.Gather()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	value := make(map[string]float64)
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			name := strings.TrimPrefix(f.GetName(), "kubelogexporter_")
+			value[name] += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			for _, label := range m.GetLabel() {
+				value[name+" "+label.GetValue()] += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			}
+		}
+	}
+	return value
+}
+
 // account checks the invariant of metrics.go: runs ended = records + pending.
 func (w *trapped) account() {
 	w.t.Helper()
 	w.until("runs_ended_total = archived_total + already_archived_total + unselected_total + runs_open + captures_pending", func() bool {
-		families, err := w.metrics.Gather()
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		value := make(map[string]float64)
-		for _, f := range families {
-			for _, m := range f.GetMetric() {
-				value[strings.TrimPrefix(f.GetName(), "kubelogexporter_")] += m.GetCounter().GetValue() + m.GetGauge().GetValue()
-			}
-		}
+		value := w.values()
 		return value["runs_ended_total"] > 0 &&
 			value["runs_ended_total"] == value["archived_total"]+value["already_archived_total"]+value["unselected_total"]+value["runs_open"]+value["captures_pending"]
 	})
@@ -356,15 +367,6 @@ func TestTrapWatch(t *testing.T) {
 		}
 		w.account()
 	})
-}
-
-func byPod(recs []*bundle.Record, name string) *bundle.Record {
-	for _, rec := range recs {
-		if rec.Pod.Name == name {
-			return rec
-		}
-	}
-	return &bundle.Record{}
 }
 
 // Rotations under a stream: what the kubelet leaves out is not had, and the record says so. What the newest

@@ -57,8 +57,8 @@ func (c *capture) watchdog(ctx context.Context, follow bool) (context.Context, f
 				return
 			}
 		}
-		if (m.dying || m.evicted()) && m.term != nil && c.lookBeside(ctx) {
-			cut(errLooked)
+		if m.vanishes() && m.term != nil && m.slot == slotCurrent && c.readBeside(ctx) {
+			cut(errReadBeside)
 			return
 		}
 		select {
@@ -76,7 +76,7 @@ func (c *capture) watchdog(ctx context.Context, follow bool) (context.Context, f
 
 // ourCut returns why a request was cut, if that was to go on with another, and nil otherwise.
 func ourCut(ctx context.Context) error {
-	if cause := context.Cause(ctx); errors.Is(cause, errRenew) || errors.Is(cause, errLooked) {
+	if cause := context.Cause(ctx); errors.Is(cause, errRenew) || errors.Is(cause, errReadBeside) {
 		return cause
 	}
 	return nil

@@ -23,6 +23,8 @@ type before struct {
 
 // lookBefore asks for the beginning of the container's previous log.
 func (c *capture) lookBefore(ctx context.Context) before {
+	ctx, cancel := context.WithTimeout(ctx, probeTakes)
+	defer cancel()
 	body, err := c.e.source.Open(ctx, c.request(podlog.Request{Previous: true, LimitBytes: 64}))
 	if err != nil {
 		return before{none: podlog.Classify(err) == podlog.RefusedNotThere}
@@ -38,6 +40,8 @@ func (c *capture) lookBefore(ctx context.Context) before {
 
 // firstNow returns the stamp of the first line of the container's current log; zero if that is not known.
 func (c *capture) firstNow(ctx context.Context) time.Time {
+	ctx, cancel := context.WithTimeout(ctx, probeTakes)
+	defer cancel()
 	body, err := c.e.source.Open(ctx, c.request(podlog.Request{LimitBytes: 64}))
 	if err != nil {
 		return time.Time{}
@@ -74,11 +78,11 @@ func (c *capture) checkCurrent(ctx context.Context) bool {
 		return true
 	case b.own && !first.IsZero():
 		switch now := c.firstNow(ctx); {
-		case now.IsZero():
-			return true
 		case now.After(first):
 			c.own = true // what came before that was ours
 			return true
+		case !now.Equal(first):
+			return true // undecided too
 		}
 		c.replaced = true
 		c.reset()

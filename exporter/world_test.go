@@ -223,3 +223,13 @@ func restart(pod *corev1.Pod, c *kubetest.Container) {
 	s.ContainerID = c.ID(int(s.RestartCount))
 	s.State = corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(time.Now().Truncate(time.Second))}}
 }
+
+// byPod returns the record of a pod, or an empty one.
+func byPod(recs []*bundle.Record, name string) *bundle.Record {
+	for _, rec := range recs {
+		if rec.Pod.Name == name {
+			return rec
+		}
+	}
+	return &bundle.Record{}
+}

@@ -45,6 +45,9 @@ func TestGracefulDeletes(t *testing.T) {
 		}
 	}
 	t.Logf("%d of %d records complete", complete, len(recs))
+	if complete < pods*9/10 { // a busy kubelet may be quicker to remove a container than to report its exit
+		t.Errorf("%d of %d records complete", complete, len(recs))
+	}
 	if len(recs) != pods {
 		t.Errorf("%d records for %d runs", len(recs), pods)
 	}

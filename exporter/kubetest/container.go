@@ -158,7 +158,7 @@ func (c *Container) tell() {
 	c.changed = make(chan struct{})
 }
 
-// Serve answers a request for the log.
+// Serve answers a request for the log. As with a real kubelet no header comes before the first byte.
 func (c *Container) Serve(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	c.mu.Lock()
@@ -178,8 +178,6 @@ func (c *Container) Serve(w http.ResponseWriter, r *http.Request) {
 		defer c.change(func() { delete(c.followers, f) })
 	}
 	c.mu.Unlock()
-	w.WriteHeader(http.StatusOK)
-	Flush(w)
 	if removed {
 		_, _ = fmt.Fprintf(w, "unable to retrieve container logs for %s", c.ID(f.run))
 		return
@@ -203,11 +201,17 @@ func (c *Container) step(w http.ResponseWriter, r *http.Request, f *follower) bo
 	if n, err := strconv.Atoi(q.Get("limitBytes")); err == nil && n < len(part) {
 		part, over = part[:n], true
 	}
-	_, err := w.Write([]byte(part))
-	if over || err != nil || q.Get("follow") != "true" {
+	if part != "" {
+		if _, err := w.Write([]byte(part)); err != nil {
+			return false
+		}
+	}
+	if over || q.Get("follow") != "true" {
 		return false
 	}
-	Flush(w)
+	if part != "" {
+		Flush(w)
+	}
 	if again || f.sent != len(text) {
 		c.change(func() { f.sent = len(text) })
 		return true

@@ -70,7 +70,7 @@ func NodeRemoved() Trap {
 func EndAfter(n int, text string) Trap {
 	return func(h LogHandler) LogHandler {
 		return func(w http.ResponseWriter, r *http.Request) {
-			h(&cutter{ResponseWriter: w, left: n}, r)
+			cut(h, n, w, r)
 			_, _ = io.WriteString(w, text)
 		}
 	}
@@ -80,7 +80,7 @@ func EndAfter(n int, text string) Trap {
 func BreakAfter(n int) Trap {
 	return func(h LogHandler) LogHandler {
 		return func(w http.ResponseWriter, r *http.Request) {
-			h(&cutter{ResponseWriter: w, left: n}, r)
+			cut(h, n, w, r)
 			Flush(w)
 			panic(http.ErrAbortHandler)
 		}
@@ -104,6 +104,13 @@ func Slowly(n int, pace <-chan struct{}) Trap {
 		return func(w http.ResponseWriter, r *http.Request) {
 			h(&slow{w, r, n, pace}, r)
 		}
+	}
+}
+
+// cut passes on the first n bytes of an answer.
+func cut(h LogHandler, n int, w http.ResponseWriter, r *http.Request) {
+	if n > 0 { // otherwise it might wait for them
+		h(&cutter{ResponseWriter: w, left: n}, r)
 	}
 }
 
