@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -142,6 +143,9 @@ func accessHints(e *exporter.AccessError) []string {
 	}
 	for step := range strings.SplitSeq(e.Fix(), " && ") {
 		hints = append(hints, "fix: "+step)
+	}
+	if slices.ContainsFunc(e.Missing, func(p exporter.Permission) bool { return p.Resource == "pods" && p.Namespace == "" }) {
+		hints = append(hints, "or grant it in some namespaces only, and name them with -n or in the selections of the exports")
 	}
 	return hints
 }

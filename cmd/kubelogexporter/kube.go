@@ -31,7 +31,7 @@ func (k *kubeFlags) register(a *app, cmd *cobra.Command, allByDefault bool) {
 	f.StringVar(&k.cluster, "cluster", "", "`name` of the cluster in the archive (default: the kubeconfig's name for it; in a pod \"default\")")
 	where := "namespace(s) to take pods from (default: the kubeconfig's)"
 	if allByDefault {
-		where = "namespace(s) to watch (default: all that the identity may see)"
+		where = "namespace(s) to watch (default: all; where the identity may not, those that it may see, which takes the right to list namespaces, else the kubeconfig's)"
 	}
 	f.StringSliceVarP(&k.namespaces, "namespace", "n", nil, where)
 	f.BoolVarP(&k.all, "all-namespaces", "A", allByDefault, "all namespaces")
