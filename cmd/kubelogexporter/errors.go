@@ -117,7 +117,11 @@ func (a *app) judge(err error) (code int, hints []string) {
 		return exitForbidden, []string{"kubectl auth whoami and kubectl auth can-i --list show what this identity may do"}
 	}
 	if failed := (*url.Error)(nil); errors.As(err, &failed) {
-		return exitError, []string{"is the API server reachable from here? Try kubectl cluster-info, or choose another with --context"}
+		hint := "is the API server reachable from here? Try kubectl cluster-info"
+		if a.cmd.Flags().Lookup("context") != nil {
+			hint += ", or choose another with --context"
+		}
+		return exitError, []string{hint}
 	}
 	return exitError, nil
 }

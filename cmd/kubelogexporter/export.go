@@ -110,7 +110,7 @@ func (x *exportCommand) run(cmd *cobra.Command, pods []string) error {
 	}
 	e, err := exporter.New(o)
 	if err != nil {
-		return spoolError(err)
+		return startError(err)
 	}
 	defer e.Close() //nolint:errcheck // the end of the process gives the spool back too
 	begun := time.Now()

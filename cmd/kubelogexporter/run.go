@@ -144,6 +144,9 @@ func (r *runCommand) run(cmd *cobra.Command, _ []string) error {
 	if r.settings != nil {
 		r.grace, r.listen = time.Duration(r.settings.config.Limits.Grace), r.settings.config.HTTP.Listen
 	}
+	if err := checkListen(r.listen); err != nil {
+		return err
+	}
 	log, err := r.log.logger(r.a.stderr)
 	if err != nil {
 		return err
@@ -173,7 +176,7 @@ func (r *runCommand) run(cmd *cobra.Command, _ []string) error {
 	}
 	e, err := exporter.New(o)
 	if err != nil {
-		return spoolError(err)
+		return startError(err)
 	}
 	defer e.Close() //nolint:errcheck // the end of the process gives the spool back too
 	namespaces := "all"
@@ -224,7 +227,14 @@ func tryStore(ctx context.Context, s *sink.S3) (limits []string, err error) {
 	return s.Limits(), err
 }
 
-func spoolError(err error) error {
+// startError words why an exporter cannot be made.
+func startError(err error) error {
+	if strings.Contains(err.Error(), "configure TLS to kubelets") {
+		return &codeError{error: err, code: exitUsage, hints: []string{"name a file with PEM certificates that can be read with --kubelet-ca, or kubelets.caFile in the configuration"}}
+	}
+	if strings.Contains(err.Error(), "is no spool") {
+		return &codeError{error: err, code: exitError, hints: []string{"name an empty directory, or one that is not there yet, with --spool"}}
+	}
 	if strings.Contains(err.Error(), "another process uses") {
 		return &codeError{error: err, code: exitError, hints: []string{"stop the other one, or give this one a directory of its own with --spool"}}
 	}
