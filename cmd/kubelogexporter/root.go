@@ -39,7 +39,7 @@ const exitHelp = `Exit codes:
   0    done
   1    error
   2    wrong usage
-  3    nothing matched ("ls" prints nothing then, and ends with 0)
+  3    nothing matched; "ls" says so and ends with 0
   4    done in part; what failed is listed on stderr
   5    the cluster refuses the identity or lacks a permission for it
   6    the storage cannot be reached or refuses
