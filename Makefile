@@ -23,7 +23,7 @@ test: ## install what is missing and run everything: lint, quick tests with -rac
 lint: ## check style and layers (the linter is built from integration/tools)
 	@bash integration/test.sh lint
 
-memory: ## the memory of 1,000 streams, a log of 5 GB 150,000 pods, 200 kills under load, the speed of an upload; takes minutes
+memory: ## the memory of 1,000 streams, a log of 5 GB, 150,000 pods, 200 kills under load, the speed of an upload; takes minutes
 	@KUBELOGEXPORTER_MEMORY=full go test -count=1 -v -timeout 30m -run '^Test(Memory|Killed)' ./exporter
 	@go test -run '^$$' -bench '^BenchmarkUpload$$' -benchtime 20x ./exporter
 
@@ -33,5 +33,5 @@ bench: ## what is kept of dying pods' logs, and at what cost, beside kubectl and
 demo: ## a real cluster, a real bucket, dying pods, and what was archived of them
 	@go run ./integration/cmd/demo up
 
-demo-down: ## remove every trace of the demo
+demo-down: ## remove the demo's node, server, namespaces and data; what was built or installed stays
 	@go run ./integration/cmd/demo down

@@ -4,17 +4,21 @@ package deploy_test
 import (
 	"bufio"
 	"bytes"
+	"encoding/json"
 	"errors"
 	"io"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
+	"strings"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -134,6 +138,73 @@ func TestPodSecurity(t *testing.T) {
 	}
 	if pods != 2 {
 		t.Errorf("%d pods in the manifests", pods)
+	}
+}
+
+// argument returns what a container's flag is set to.
+func argument(c *corev1.Container, flag string) string {
+	if i := slices.Index(c.Args, flag); i >= 0 && i+1 < len(c.Args) {
+		return c.Args[i+1]
+	}
+	return ""
+}
+
+// The kubelet evicts a pod whose emptyDir has outgrown its limit, and the spool is lost with it. So the spool is
+// bounded below that, with room for what is written at the moment.
+func TestSpoolFitsItsVolume(t *testing.T) {
+	pods := 0
+	for _, obj := range objects(t) {
+		var spec corev1.PodSpec
+		switch o := obj.(type) {
+		case *appsv1.Deployment:
+			spec = o.Spec.Template.Spec
+		case *batchv1.CronJob:
+			spec = o.Spec.JobTemplate.Spec.Template.Spec
+		default:
+			continue
+		}
+		pods++
+		bound, err := resource.ParseQuantity(argument(&spec.Containers[0], "--spool-max-size"))
+		if err != nil {
+			t.Fatalf("arguments %v: %v", spec.Containers[0].Args, err)
+		}
+		limit := *spec.Volumes[0].EmptyDir.SizeLimit
+		if bound.Add(resource.MustParse("512Mi")); bound.Cmp(limit) > 0 {
+			t.Errorf("the spool may grow to 512Mi below %s, its volume to %s", bound.String(), limit.String())
+		}
+	}
+	if pods != 2 {
+		t.Errorf("%d pods in the manifests", pods)
+	}
+}
+
+// S3 follows the shorter of two rules for an object, so no rule of the example may enclose another.
+func TestLifecycleExample(t *testing.T) {
+	text, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "<<'END'\n")
+	example, _, _ := strings.Cut(rest, "\nEND\n")
+	var lifecycle struct {
+		Rules []struct {
+			ID, Status string
+			Filter     struct{ Prefix string }
+			Expiration struct{ Days int }
+		}
+	}
+	if err := json.Unmarshal([]byte(example), &lifecycle); err != nil {
+		t.Fatalf("%v\n%s", err, example)
+	}
+	if len(lifecycle.Rules) < 2 {
+		t.Fatalf("rules %+v", lifecycle.Rules)
+	}
+	for i, a := range lifecycle.Rules {
+		for j, b := range lifecycle.Rules {
+			if i != j && strings.HasPrefix(a.Filter.Prefix, b.Filter.Prefix) {
+				t.Errorf("rule %s lies within %s", a.ID, b.ID)
+			}
+		}
 	}
 }
 

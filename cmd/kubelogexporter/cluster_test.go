@@ -6,9 +6,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
+	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -27,6 +30,9 @@ type cluster struct {
 	pods map[string]*pod
 
 	terminated *exec.Cmd // the last one
+
+	kubelet *kubetest.Kubelet // nil until there is a file on its node
+	varLog  string            // of that node
 }
 
 type pod struct {
@@ -91,6 +97,31 @@ func (c *cluster) exit(ts *testscript.TestScript, args []string) {
 	if len(args) > 3 {
 		c.SetPodQuietly(p.Pod)
 		return
+	}
+	c.SetPod(p.Pod)
+}
+
+// nodefile NAMESPACE NAME FILE LINE... puts a log file of a pod on its node, where $KUBELET_CA and $KUBELET_PORT
+// lead to it. The container is made to have started an hour ago, so that the API proves no head of its log.
+func (c *cluster) nodeFile(t *testing.T, ts *testscript.TestScript, args []string) {
+	if c.kubelet == nil {
+		c.varLog = ts.MkAbs("node")
+		c.kubelet = kubetest.NewKubelet(t, c.varLog)
+		c.kubelet.Anyone()
+		ts.Setenv("KUBELET_CA", c.kubelet.CAFile())
+		ts.Setenv("KUBELET_PORT", strconv.Itoa(c.kubelet.Port()))
+	}
+	p := c.pods[args[0]+"/"+args[1]]
+	dir := filepath.Join(c.varLog, "pods", fmt.Sprintf("%s_%s_%s", p.Namespace, p.Name, p.UID), "app")
+	ts.Check(os.MkdirAll(dir, 0o700))
+	var text strings.Builder
+	for _, line := range args[3:] {
+		fmt.Fprintf(&text, "%s stdout F %s\n", kubetest.Stamp(time.Now()), line)
+	}
+	ts.Check(os.WriteFile(filepath.Join(dir, args[2]), []byte(text.String()), 0o600))
+	p.Status.HostIP = c.kubelet.Host()
+	if running := p.Status.ContainerStatuses[0].State.Running; running != nil {
+		running.StartedAt = metav1.NewTime(time.Now().Add(-time.Hour).Truncate(time.Second))
 	}
 	c.SetPod(p.Pod)
 }

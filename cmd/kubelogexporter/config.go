@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -62,6 +63,8 @@ func (a *app) loadConfig(cmd *cobra.Command, file string) (*config.Config, error
 	}
 	var mistakes config.Errors
 	switch {
+	case errors.As(err, &mistakes) && !slices.ContainsFunc(mistakes, func(e *config.Error) bool { return e.Line > 0 || e.Place == "" }):
+		return nil, &usageError{mistakes} // of flags and variables; the file is right
 	case errors.As(err, &mistakes):
 		fmt.Fprintln(a.stderr, mistakes.Error())
 		return nil, &codeError{
@@ -69,7 +72,7 @@ func (a *app) loadConfig(cmd *cobra.Command, file string) (*config.Config, error
 			hints: []string{a.name + " config init shows a configuration to begin with"},
 		}
 	case err != nil:
-		return nil, err
+		return nil, &codeError{error: err, code: exitError, hints: []string{"name a file that can be read; " + a.name + " config init FILE writes one to begin with"}}
 	}
 	if len(c.Warnings) > 0 {
 		fmt.Fprintln(a.stderr, c.Warnings.Error())
@@ -198,7 +201,7 @@ func newConfigSchemaCommand(a *app) *cobra.Command {
 it if the first line of the configuration is
 
   # yaml-language-server: $schema=` + config.SchemaFile,
-		Example: a.examples("{} config schema > " + config.SchemaFile),
+		Example: a.examples("  {} config schema > " + config.SchemaFile),
 		Args:    argCount(0, 0, "no arguments"),
 		RunE: a.begin(func(*cobra.Command, []string) error {
 			text, err := config.Schema()

@@ -18,6 +18,7 @@ import (
 
 func newConfigCheckCommand(a *app) *cobra.Command {
 	var file configFile
+	var kube kubeFlags // which a.loadConfig reads off the command
 	var online, strict bool
 	cmd := &cobra.Command{
 		Use:   "check FILE",
@@ -56,6 +57,7 @@ storage whether the bucket can be reached and takes objects: as at the start of
 		}),
 	}
 	file.register(cmd)
+	kube.registerAccess(cmd)
 	cmd.Flags().BoolVar(&online, "online", false, "also check the access to the cluster and to the storage")
 	cmd.Flags().BoolVar(&strict, "strict", false, "take warnings for mistakes")
 	return cmd

@@ -21,6 +21,7 @@ import (
 type explainCommand struct {
 	a         *app
 	file      configFile
+	kube      kubeFlags // which a.loadConfig reads off the command
 	namespace string
 	container string
 }
@@ -31,13 +32,15 @@ func newConfigExplainCommand(a *app) *cobra.Command {
 		Use:   "explain [NAMESPACE/]POD",
 		Short: "Say which export would take the runs of a pod, and why",
 		Long: `Say which export would take the container runs of a pod, and why. The pod is read
-from the cluster; nothing is exported.`,
+from the cluster; nothing is exported. Without --config the answer is that of the
+defaults: one export, which takes everything.`,
 		Example: a.examples(`
   {} config explain shop/cart-7c5d --config config.yaml`),
 		Args: argCount(1, 1, "one pod"),
 		RunE: a.begin(x.run),
 	}
 	x.file.register(cmd)
+	x.kube.registerAccess(cmd)
 	cmd.Flags().StringVarP(&x.namespace, "namespace", "n", "", "namespace of the pod (default: the kubeconfig's)")
 	cmd.Flags().StringVarP(&x.container, "container", "c", "", "`name` of the container (default: all)")
 	return cmd
@@ -47,6 +50,9 @@ func (x *explainCommand) run(cmd *cobra.Command, args []string) error {
 	c, err := x.a.loadConfig(cmd, x.file.flag)
 	if err != nil {
 		return err
+	}
+	if x.file.flag == "" {
+		fmt.Fprintln(x.a.stderr, "note: no file is named with --config, so this is what the defaults say")
 	}
 	target, err := configKube(c).load()
 	if err != nil {

@@ -84,18 +84,15 @@ exports:
 		t.Fatal(err)
 	}
 	var flags captureFlags
-	var policy policyFlags
 	var got exporter.Options
 	s.apply(&flags)
-	policy.capture = "final"
-	s.applyPolicy(&policy)
-	if err := errors.Join(policy.apply(&got), s.options(&got)); err != nil {
+	if err := errors.Join(flags.bounds(&got), s.options(&got)); err != nil {
 		t.Fatal(err)
 	}
 	exports := got.Exports
 	got.Exports = nil
 	want := exporter.Options{
-		Capture: exporter.CaptureFinal, SpoolMaxBytes: 1 << 30, SpoolMinFree: 2 << 30,
+		SpoolMaxBytes: 1 << 30, SpoolMinFree: 2 << 30,
 		NodeLogs: exporter.NodeLogsRecover, Kubelets: nodelog.Options{CAFile: "k", Port: 7, MaxFiles: 9},
 		Follows: 1, Reads: 2, LiveFollows: 3, NodeFollows: 4, RotateAt: 8 << 20, ReadRate: 64 << 10, Uploads: 5,
 	}

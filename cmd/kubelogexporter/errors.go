@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -116,7 +117,11 @@ func (a *app) judge(err error) (code int, hints []string) {
 		return exitForbidden, []string{"kubectl auth whoami and kubectl auth can-i --list show what this identity may do"}
 	}
 	if failed := (*url.Error)(nil); errors.As(err, &failed) {
-		return exitError, []string{"is the API server reachable from here? Try kubectl cluster-info, or choose another with --context"}
+		hint := "is the API server reachable from here? Try kubectl cluster-info"
+		if a.cmd.Flags().Lookup("context") != nil {
+			hint += ", or choose another with --context"
+		}
+		return exitError, []string{hint}
 	}
 	return exitError, nil
 }
@@ -142,6 +147,9 @@ func accessHints(e *exporter.AccessError) []string {
 	}
 	for step := range strings.SplitSeq(e.Fix(), " && ") {
 		hints = append(hints, "fix: "+step)
+	}
+	if slices.ContainsFunc(e.Missing, func(p exporter.Permission) bool { return p.Resource == "pods" && p.Namespace == "" }) {
+		hints = append(hints, "or grant it in some namespaces only, and name them with -n or in the selections of the exports")
 	}
 	return hints
 }

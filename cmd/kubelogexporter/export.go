@@ -24,6 +24,7 @@ type exportCommand struct {
 	output    string
 	noHeaders bool
 	export    string // of the configuration
+	empty     bool   // nothing may match
 }
 
 func newExportCommand(a *app) *cobra.Command {
@@ -36,7 +37,8 @@ written so far is archived too, as a snapshot. Runs that are in the archive
 already are left alone, and of running containers only what is new is added.
 
 With --config the exports of a file say what is archived, or one of them, with
---export: so a Kubernetes CronJob can be the scheduler.
+--export: so a Kubernetes CronJob can be the scheduler. With --allow-empty its Job
+does not fail when there is nothing to archive.
 
 The runs that were archived are printed on stdout, all else on stderr.`,
 		Example: a.examples(`
@@ -53,6 +55,7 @@ The runs that were archived are printed on stdout, all else on stderr.`,
 	f.StringVarP(&x.output, "output", "o", "", "output format: "+strings.Join(runFormats(), ", "))
 	f.BoolVar(&x.noHeaders, "no-headers", false, "no column headers")
 	f.StringVar(&x.export, "export", "", "`name` of the one export of --config to run (default: all)")
+	f.BoolVar(&x.empty, "allow-empty", false, "end with exit code 0 in place of 3 if nothing matches")
 	complete(cmd, "progress", words("auto", "bar", "plain", "none"))
 	complete(cmd, "output", words(runFormats()...))
 	return cmd
@@ -107,7 +110,7 @@ func (x *exportCommand) run(cmd *cobra.Command, pods []string) error {
 	}
 	e, err := exporter.New(o)
 	if err != nil {
-		return spoolError(err)
+		return startError(err)
 	}
 	defer e.Close() //nolint:errcheck // the end of the process gives the spool back too
 	begun := time.Now()
@@ -115,7 +118,19 @@ func (x *exportCommand) run(cmd *cobra.Command, pods []string) error {
 	err = e.Export(ctx)
 	stopEvents()
 	stop()
-	return x.finish(ctx, o, e.Progress(), time.Since(begun), err)
+	return x.allow(x.finish(ctx, o, e.Progress(), time.Since(begun), err))
+}
+
+// allow makes a note of the error that nothing matched, if that may be.
+func (x *exportCommand) allow(err error) error {
+	coded := (*codeError)(nil)
+	if !x.empty || !errors.As(err, &coded) || coded.code != exitNoMatch {
+		return err
+	}
+	if !x.quiet {
+		fmt.Fprintf(x.a.stderr, "note: %s\n", err)
+	}
+	return nil
 }
 
 // finish prints what became of the export and returns its error.

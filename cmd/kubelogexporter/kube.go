@@ -25,19 +25,24 @@ type kubeFlags struct {
 }
 
 func (k *kubeFlags) register(a *app, cmd *cobra.Command, allByDefault bool) {
+	k.registerAccess(cmd)
 	f := cmd.Flags()
-	f.StringVar(&k.kubeconfig, "kubeconfig", "", "kubeconfig `file` (default: $KUBECONFIG, then ~/.kube/config; in a pod the service account)")
-	f.StringVar(&k.context, "context", "", "kubeconfig `context` to use")
 	f.StringVar(&k.cluster, "cluster", "", "`name` of the cluster in the archive (default: the kubeconfig's name for it; in a pod \"default\")")
 	where := "namespace(s) to take pods from (default: the kubeconfig's)"
 	if allByDefault {
-		where = "namespace(s) to watch (default: all that the identity may see)"
+		where = "namespace(s) to watch (default: all; where the identity may not, those that it may see, which takes the right to list namespaces, else the kubeconfig's)"
 	}
 	f.StringSliceVarP(&k.namespaces, "namespace", "n", nil, where)
 	f.BoolVarP(&k.all, "all-namespaces", "A", allByDefault, "all namespaces")
 	f.StringVarP(&k.selector, "selector", "l", "", "label `selector` of the pods, such as app=cart,tier!=cache")
 	cmd.MarkFlagsMutuallyExclusive("namespace", "all-namespaces")
 	complete(cmd, "namespace", a.completeNamespaces)
+}
+
+// registerAccess adds the flags that say which cluster.
+func (k *kubeFlags) registerAccess(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&k.kubeconfig, "kubeconfig", "", "kubeconfig `file` (default: $KUBECONFIG, then ~/.kube/config; in a pod the service account)")
+	cmd.Flags().StringVar(&k.context, "context", "", "kubeconfig `context` to use")
 	complete(cmd, "context", k.completeContexts)
 }
 

@@ -192,7 +192,10 @@ func (l *listCommand) run(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	if damaged > 0 {
-		return &codeError{error: fmt.Errorf("%d records are damaged", damaged), code: exitPartial}
+		return &codeError{
+			error: errors.New(count(damaged, "record is", "records are") + " damaged"), code: exitPartial,
+			hints: []string{"other runs are not affected; " + l.a.name + " verify says what to do for each object"},
+		}
 	}
 	return nil
 }

@@ -104,7 +104,10 @@ func (l *logsCommand) run(cmd *cobra.Command, args []string) error {
 	}
 	r, err := arc.Record(ctx, key)
 	if errors.Is(err, sink.ErrNotFound) {
-		return &codeError{error: err, code: exitNoMatch}
+		return &codeError{
+			error: fmt.Errorf("there is no record %s in %s", key.Record(), l.sink.sink), code: exitNoMatch,
+			hints: []string{l.a.name + " ls -o name lists the keys of the records that there are"},
+		}
 	}
 	if err != nil {
 		return readError(err)
@@ -137,7 +140,7 @@ func (l *logsCommand) find(ctx context.Context, arc *archive.Archive, q archive.
 		run, err = pod.Latest(container, 0)
 	}
 	if errors.Is(err, sink.ErrNotFound) {
-		return run.Key, noRun(pod, container)
+		return run.Key, l.noRun(pod, container)
 	}
 	return run.Key, err
 }
@@ -159,7 +162,7 @@ func (l *logsCommand) noPod(q archive.Query) error {
 }
 
 // noRun says what there is of a pod that has not the run that was asked for.
-func noRun(pod *archive.Pod, container string) error {
+func (l *logsCommand) noRun(pod *archive.Pod, container string) error {
 	names := pod.Containers()
 	if !slices.Contains(names, container) {
 		return &codeError{
@@ -167,7 +170,10 @@ func noRun(pod *archive.Pod, container string) error {
 			hints: []string{"it has " + strings.Join(names, ", ")},
 		}
 	}
-	var restarts []string
+	var restarts, without []string
+	if l.previous {
+		without = []string{"without --previous: the newest archived run"}
+	}
 	for _, run := range pod.Runs {
 		if run.Key.Container == container {
 			restarts = append(restarts, strconv.Itoa(int(run.Key.Restart)))
@@ -175,7 +181,7 @@ func noRun(pod *archive.Pod, container string) error {
 	}
 	return &codeError{
 		error: fmt.Errorf("container %q of pod %s/%s has no such archived run", container, pod.Namespace, pod.Name), code: exitNoMatch,
-		hints: []string{"the restart counts in the archive: " + strings.Join(restarts, ", ")},
+		hints: append([]string{"the restart counts in the archive: " + strings.Join(restarts, ", ")}, without...),
 	}
 }
 

@@ -11,29 +11,60 @@ import (
 // minReadRate is the least rate that makes sense, in bytes per second.
 const minReadRate = 64 << 10
 
-// policyFlags say when logs are read, and how much of the cluster that may take.
-type policyFlags struct {
-	capture     string
+// minSpoolMax is the least bound of a spool that makes sense, in bytes.
+const minSpoolMax = 16 << 20
+
+// readFlags say how logs are read, by run and by export.
+type readFlags struct {
 	rotateAt    string
-	nodeFollows int
 	nodeLogs    string
 	kubelets    nodelog.Options
 	bytesPerSec string
 }
 
+func (r *readFlags) register(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&r.rotateAt, "container-log-max-size", "1Mi", "the smallest containerLogMaxSize of the cluster's kubelets, whose default is 10Mi: a log that was streamed counts as complete without further proof only below it")
+	f.StringVar(&r.bytesPerSec, "read-rate", "0", "bytes of log per second to read at most, such as 50Mi; 0 is no limit. Logs that vanish within seconds, of dying pods and of runs that may be replaced, are never held up")
+	f.StringVar(&r.nodeLogs, "node-logs", "off", "use the kubelets' own log files: off; recover, for what the API cannot give; prefer, wherever there are some. Needs the right to get nodes/log, which opens all of /var/log on the nodes")
+	f.StringVar(&r.kubelets.CAFile, "kubelet-ca", "", "`file` with the authority that signs the kubelets' certificates (default: the cluster's)")
+	f.BoolVar(&r.kubelets.InsecureSkipVerify, "kubelet-insecure-skip-verify", false, "do not check the kubelets' certificates: whoever answers at a node's address gets the exporter's token")
+	f.IntVar(&r.kubelets.Port, "kubelet-port", 10250, "port of the kubelets")
+	f.IntVar(&r.kubelets.MaxFiles, "container-log-max-files", 5, "the kubelets' containerLogMaxFiles: fewer files on a node prove that none was removed")
+	complete(cmd, "node-logs", words("off", "recover", "prefer"))
+}
+
+func (r *readFlags) apply(o *exporter.Options) error {
+	switch r.nodeLogs {
+	case "off", "recover", "prefer":
+		o.NodeLogs, o.Kubelets = exporter.NodeLogs(r.nodeLogs), r.kubelets
+	default:
+		return usagef("--node-logs: %q is neither off, recover nor prefer", r.nodeLogs)
+	}
+	var err error
+	if o.RotateAt, err = parseSize("container-log-max-size", r.rotateAt); err != nil {
+		return err
+	}
+	if o.ReadRate, err = parseSize("read-rate", r.bytesPerSec); err != nil {
+		return err
+	}
+	if o.ReadRate > 0 && o.ReadRate < minReadRate {
+		return usagef("--read-rate: %s is less than 64Ki; logs would be gone before they are read", r.bytesPerSec)
+	}
+	return nil
+}
+
+// policyFlags say when run reads logs, and how many streams a node has to serve for it.
+type policyFlags struct {
+	capture     string
+	nodeFollows int
+}
+
 func (p *policyFlags) register(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&p.capture, "capture", "final", "when to read logs: final, when a container has ended; live, from its start on, for logs that the kubelet rotates and pods that are deleted by force")
-	f.StringVar(&p.rotateAt, "container-log-max-size", "1Mi", "the smallest containerLogMaxSize of the cluster's kubelets, whose default is 10Mi: a log that was streamed counts as complete without further proof only below it")
 	f.IntVar(&p.nodeFollows, "follows-per-node", 32, "streams of running containers on one node; each takes one inotify instance there. Logs beyond are read every few seconds")
-	f.StringVar(&p.bytesPerSec, "read-rate", "0", "bytes of log per second to read at most, such as 50Mi; 0 is no limit. Logs that vanish within seconds, of dying pods and of runs that may be replaced, are never held up")
-	f.StringVar(&p.nodeLogs, "node-logs", "off", "use the kubelets' own log files: off; recover, for what the API cannot give; prefer, wherever there are some. Needs the right to get nodes/log, which opens all of /var/log on the nodes")
-	f.StringVar(&p.kubelets.CAFile, "kubelet-ca", "", "`file` with the authority that signs the kubelets' certificates (default: the cluster's)")
-	f.BoolVar(&p.kubelets.InsecureSkipVerify, "kubelet-insecure-skip-verify", false, "do not check the kubelets' certificates: whoever answers at a node's address gets the exporter's token")
-	f.IntVar(&p.kubelets.Port, "kubelet-port", 10250, "port of the kubelets")
-	f.IntVar(&p.kubelets.MaxFiles, "container-log-max-files", 5, "the kubelets' containerLogMaxFiles: fewer files on a node prove that none was removed")
 	complete(cmd, "capture", words("final", "live"))
-	complete(cmd, "node-logs", words("off", "recover", "prefer"))
 }
 
 func (p *policyFlags) apply(o *exporter.Options) error {
@@ -43,27 +74,20 @@ func (p *policyFlags) apply(o *exporter.Options) error {
 	default:
 		return usagef("--capture: %q is neither final nor live", p.capture)
 	}
-	switch p.nodeLogs {
-	case "off", "recover", "prefer":
-		o.NodeLogs, o.Kubelets = exporter.NodeLogs(p.nodeLogs), p.kubelets
-	default:
-		return usagef("--node-logs: %q is neither off, recover nor prefer", p.nodeLogs)
-	}
-	var err error
-	if o.RotateAt, err = parseSize("container-log-max-size", p.rotateAt); err != nil {
-		return err
-	}
-	if o.ReadRate, err = parseSize("read-rate", p.bytesPerSec); err != nil {
-		return err
-	}
-	if o.ReadRate > 0 && o.ReadRate < minReadRate {
-		return usagef("--read-rate: %s is less than 64Ki; logs would be gone before they are read", p.bytesPerSec)
-	}
 	if p.nodeFollows < 1 {
 		return usagef("--follows-per-node: %d is below 1", p.nodeFollows)
 	}
 	o.NodeFollows = p.nodeFollows
 	return nil
+}
+
+// parseSpoolMax reads how large the spool may grow, 0 for no limit.
+func parseSpoolMax(value string) (int64, error) {
+	n, err := parseSize("spool-max-size", value)
+	if err == nil && n > 0 && n < minSpoolMax {
+		return 0, usagef("--spool-max-size: %s is less than 16Mi", value)
+	}
+	return n, err
 }
 
 // parseSize reads a quantity of bytes as Kubernetes writes it, such as 10Mi.

@@ -39,7 +39,7 @@ const exitHelp = `Exit codes:
   0    done
   1    error
   2    wrong usage
-  3    nothing matched
+  3    nothing matched; "ls" says so and ends with 0
   4    done in part; what failed is listed on stderr
   5    the cluster refuses the identity or lacks a permission for it
   6    the storage cannot be reached or refuses
@@ -55,7 +55,8 @@ func newRoot(a *app) *cobra.Command {
 directory, and read them back when the pods are long gone.
 
 Without any set-up, "run" uses the current kubeconfig (in a pod: the service
-account), watches every namespace it may see and writes into ./kubelogs.`,
+account), watches all namespaces and writes into ./kubelogs. An identity that may
+not do so watches those that it may see, if it may list namespaces, else its own.`,
 		Example: a.examples(`
   # archive the log of every container that ends, until interrupted
   {} run
@@ -102,17 +103,23 @@ func (a *app) examples(text string) string {
 
 // prepare takes from the environment what the command line leaves open.
 func (a *app) prepare(cmd *cobra.Command) error {
-	var errs []error
+	var open []*pflag.Flag
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
-		name := envName(f.Name)
-		value := a.environ[name]
-		if value == "" || f.Changed || f.Name == "help" || displaced(cmd.Flags(), f) {
-			return
-		}
-		if err := cmd.Flags().Set(f.Name, value); err != nil {
-			errs = append(errs, fmt.Errorf("environment variable %s: %w", name, err))
+		if a.environ[envName(f.Name)] != "" && !f.Changed && f.Name != "help" && displacing(cmd.Flags(), f) == nil {
+			open = append(open, f)
 		}
 	})
+	var errs []error
+	for _, f := range open {
+		name := envName(f.Name)
+		if other := displacing(cmd.Flags(), f); other != nil { // which came from the environment too
+			errs = append(errs, fmt.Errorf("environment variable %s excludes %s: one of them must be removed", envName(other.Name), name))
+			continue
+		}
+		if err := cmd.Flags().Set(f.Name, a.environ[name]); err != nil {
+			errs = append(errs, fmt.Errorf("environment variable %s: %w", name, err))
+		}
+	}
 	return errors.Join(errs...)
 }
 
@@ -120,16 +127,16 @@ func envName(flag string) string {
 	return "KUBELOGEXPORTER_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
-// displaced says whether the command line sets a flag that excludes this one.
-func displaced(flags *pflag.FlagSet, f *pflag.Flag) bool {
+// displacing returns the flag, among those that are set, that excludes this one; nil if there is none.
+func displacing(flags *pflag.FlagSet, f *pflag.Flag) *pflag.Flag {
 	for _, group := range f.Annotations["cobra_annotation_mutually_exclusive"] {
 		for name := range strings.FieldsSeq(group) {
 			if other := flags.Lookup(name); other != nil && other != f && other.Changed {
-				return true
+				return other
 			}
 		}
 	}
-	return false
+	return nil
 }
 
 // begin wraps a command's work: from here on an error is not the user's misuse, unless it says so.

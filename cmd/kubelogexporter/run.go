@@ -23,7 +23,9 @@ type captureFlags struct {
 	kube        kubeFlags
 	sink        sinkFlags
 	log         logFlags
+	read        readFlags
 	spool       string
+	spoolMax    string
 	compression string
 	config      string    // a file
 	settings    *settings // what it says; nil without one
@@ -33,7 +35,9 @@ func (c *captureFlags) register(a *app, cmd *cobra.Command, spool string, all bo
 	c.kube.register(a, cmd, all)
 	c.sink.register(cmd)
 	c.log.register(cmd, level)
+	c.read.register(cmd)
 	cmd.Flags().StringVar(&c.spool, "spool", "", "`directory` that holds captures until they are archived (default: "+spool+" in a directory sink, else one in the user's cache directory)")
+	cmd.Flags().StringVar(&c.spoolMax, "spool-max-size", "0", "how large the spool may grow, such as 4Gi; 0 is no limit but the room on its file system. Below the sizeLimit of an emptyDir, or the kubelet evicts the pod, and the spool is lost")
 	cmd.Flags().StringVar(&c.config, "config", "", "configuration `file`; see \"config init\". Flags go before it")
 	_ = cmd.MarkFlagFilename("config", "yaml", "yml")
 	cmd.Flags().StringVar(&c.compression, "compression", "zstd", "compression of the logs: zstd or gzip")
@@ -62,6 +66,9 @@ func (c *captureFlags) open(ctx context.Context, spool string, log *slog.Logger)
 	if o.Compression, err = bundle.ParseCompression(c.compression); err != nil {
 		return o, nil, usagef("--compression: %w", err)
 	}
+	if err := c.bounds(&o); err != nil {
+		return o, nil, err
+	}
 	if o.Selector, err = c.kube.labels(); err != nil {
 		return o, nil, err
 	}
@@ -82,6 +89,15 @@ func (c *captureFlags) open(ctx context.Context, spool string, log *slog.Logger)
 	return o, target, nil
 }
 
+// bounds resolves what limits the spool and the reads, and how logs are read.
+func (c *captureFlags) bounds(o *exporter.Options) error {
+	var err error
+	if o.SpoolMaxBytes, err = parseSpoolMax(c.spoolMax); err != nil {
+		return err
+	}
+	return c.read.apply(o)
+}
+
 type runCommand struct {
 	captureFlags
 	policy policyFlags
@@ -98,6 +114,10 @@ func newRunCommand(a *app) *cobra.Command {
 		Long: `Watch the cluster and archive the log of every container that ends, until
 SIGINT or SIGTERM. The first signal ends in good order, within --grace; a second
 one ends at once. What is in the spool then is archived by the next start.
+
+Without --namespace all namespaces are watched. An identity that may not do so
+watches each namespace that it may see, if it may list namespaces, and else only
+the default one: name them with --namespace then.
 
 While the storage or the API server cannot be reached, the program says so once
 and goes on trying; it needs no restart.`,
@@ -122,8 +142,10 @@ func (r *runCommand) run(cmd *cobra.Command, _ []string) error {
 		return err
 	}
 	if r.settings != nil {
-		r.settings.applyPolicy(&r.policy)
 		r.grace, r.listen = time.Duration(r.settings.config.Limits.Grace), r.settings.config.HTTP.Listen
+	}
+	if err := checkListen(r.listen); err != nil {
+		return err
 	}
 	log, err := r.log.logger(r.a.stderr)
 	if err != nil {
@@ -154,7 +176,7 @@ func (r *runCommand) run(cmd *cobra.Command, _ []string) error {
 	}
 	e, err := exporter.New(o)
 	if err != nil {
-		return spoolError(err)
+		return startError(err)
 	}
 	defer e.Close() //nolint:errcheck // the end of the process gives the spool back too
 	namespaces := "all"
@@ -205,7 +227,14 @@ func tryStore(ctx context.Context, s *sink.S3) (limits []string, err error) {
 	return s.Limits(), err
 }
 
-func spoolError(err error) error {
+// startError words why an exporter cannot be made.
+func startError(err error) error {
+	if strings.Contains(err.Error(), "configure TLS to kubelets") {
+		return &codeError{error: err, code: exitUsage, hints: []string{"name a file with PEM certificates that can be read with --kubelet-ca, or kubelets.caFile in the configuration"}}
+	}
+	if strings.Contains(err.Error(), "is no spool") {
+		return &codeError{error: err, code: exitError, hints: []string{"name an empty directory, or one that is not there yet, with --spool"}}
+	}
 	if strings.Contains(err.Error(), "another process uses") {
 		return &codeError{error: err, code: exitError, hints: []string{"stop the other one, or give this one a directory of its own with --spool"}}
 	}

@@ -90,6 +90,7 @@ func commands(t *testing.T) map[string]func(*testscript.TestScript, bool, []stri
 		"age":       age,
 		"receive":   func(ts *testscript.TestScript, _ bool, args []string) { receive(t, ts, args) },
 		"told":      told,
+		"nodefile":  func(ts *testscript.TestScript, _ bool, args []string) { clusterOf(ts).nodeFile(t, ts, args) },
 		"remove":    func(ts *testscript.TestScript, _ bool, args []string) { clusterOf(ts).remove(args) },
 	}
 }

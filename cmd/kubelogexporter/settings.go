@@ -140,7 +140,7 @@ func exportsOf(c *config.Config) ([]exporter.Export, error) {
 func (s *settings) apply(c *captureFlags) {
 	f := s.config
 	c.kube.kubeconfig, c.kube.context, c.kube.cluster = f.Kubernetes.Kubeconfig, f.Kubernetes.Context, f.Cluster
-	c.spool = f.Spool.Path
+	c.spool, c.spoolMax = f.Spool.Path, bytesText(f.Spool.MaxSize)
 	if b := f.Sink.S3; b != nil {
 		c.sink.sink = "s3://" + strings.TrimSuffix(b.Bucket+"/"+b.Prefix, "/")
 		c.sink.s3 = s3Options(b)
@@ -148,18 +148,22 @@ func (s *settings) apply(c *captureFlags) {
 		c.sink.sink = "dir:" + f.Sink.Dir
 	}
 	c.log.format, c.log.level = f.Log.Format, f.Log.Level
+	s.applyRead(&c.read)
 }
 
-// applyPolicy does so for the flags of the policy.
-func (s *settings) applyPolicy(p *policyFlags) {
-	f := s.config
-	p.nodeLogs, p.nodeFollows = f.Kubelets.NodeLogs, f.Limits.FollowsPerNode
-	p.rotateAt, p.bytesPerSec = strconv.FormatInt(int64(f.Kubelets.ContainerLogMaxSize), 10), strconv.FormatInt(int64(f.Limits.ReadRate), 10)
-	p.kubelets.CAFile, p.kubelets.InsecureSkipVerify = f.Kubelets.CAFile, f.Kubelets.InsecureSkipVerify
-	p.kubelets.Port, p.kubelets.MaxFiles = f.Kubelets.Port, f.Kubelets.ContainerLogMaxFiles
+// applyRead does so for the flags that say how logs are read.
+func (s *settings) applyRead(r *readFlags) {
+	k := s.config.Kubelets
+	r.nodeLogs, r.rotateAt = k.NodeLogs, bytesText(k.ContainerLogMaxSize)
+	r.bytesPerSec = bytesText(s.config.Limits.ReadRate)
+	r.kubelets.CAFile, r.kubelets.InsecureSkipVerify = k.CAFile, k.InsecureSkipVerify
+	r.kubelets.Port, r.kubelets.MaxFiles = k.Port, k.ContainerLogMaxFiles
 }
 
-// options are what only a file can say.
+// bytesText is a size as a flag takes it.
+func bytesText(s config.Size) string { return strconv.FormatInt(int64(s), 10) }
+
+// options are the rest of what the file says.
 func (s *settings) options(o *exporter.Options) error {
 	f := s.config
 	var err error
@@ -167,7 +171,8 @@ func (s *settings) options(o *exporter.Options) error {
 		return err
 	}
 	o.Follows, o.Reads, o.LiveFollows, o.Uploads = f.Limits.Follows, f.Limits.Reads, f.Limits.LiveFollows, f.Limits.Uploads
-	o.SpoolMaxBytes, o.SpoolMinFree = int64(f.Spool.MaxSize), int64(f.Spool.MinFree)
+	o.NodeFollows = f.Limits.FollowsPerNode
+	o.SpoolMinFree = int64(f.Spool.MinFree)
 	return nil
 }
 

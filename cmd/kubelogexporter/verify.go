@@ -125,7 +125,7 @@ func (v *verifyCommand) run(cmd *cobra.Command, args []string) error {
 		return errInterrupted
 	}
 	out.end(result, err)
-	return errors.Join(out.err, verifyError(result, err, v.sink.sink))
+	return errors.Join(out.err, v.word(result, err))
 }
 
 // parseShare reads a percentage, or a share of 1.
@@ -150,18 +150,21 @@ func unchecked(err error) error {
 	return &codeError{error: err, code: exitUnchecked, hints: hints}
 }
 
-// verifyError turns a result into an exit code. What is damaged is damaged, whatever else could not be checked.
-func verifyError(v archive.Verification, failed error, where string) error {
-	bad := v.Damaged + v.Missing + v.Orphans
-	switch result := verifyResult(v, failed); {
+// word turns a result into an exit code. What is damaged is damaged, whatever else could not be checked.
+func (v *verifyCommand) word(found archive.Verification, failed error) error {
+	bad := found.Damaged + found.Missing + found.Orphans
+	switch result := verifyResult(found, failed); {
 	case result == "damaged":
 		return &codeError{error: errors.Join(fmt.Errorf("the archive is damaged: %s", count(int(bad), "object", "objects")), failed), code: exitDamaged}
 	case failed != nil:
 		return unchecked(failed)
-	case result == "unchecked" && v.Unchecked == 0:
-		return &codeError{error: fmt.Errorf("nothing was verified: no archived runs match in %s", where), code: exitUnchecked}
+	case result == "unchecked" && found.Unchecked == 0:
+		return &codeError{
+			error: fmt.Errorf("nothing was verified: no archived runs match in %s", v.sink.sink), code: exitUnchecked,
+			hints: []string{v.a.name + " ls lists the runs that there are; if the archive is elsewhere, name it with --sink"},
+		}
 	case result == "unchecked":
-		return &codeError{error: fmt.Errorf("not everything could be checked: %s", count(int(v.Unchecked), "place", "places")), code: exitUnchecked}
+		return &codeError{error: fmt.Errorf("not everything could be checked: %s", count(int(found.Unchecked), "place", "places")), code: exitUnchecked}
 	case result == "gaps":
 		return codeOnly(exitGaps)
 	}

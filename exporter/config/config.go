@@ -19,7 +19,7 @@ const (
 //	env       ${VAR} may stand in it          raw       "$" means nothing in it
 //	min, max  bounds, inclusive; 0 is allowed with zero
 //	check     a check of its own, see check.go
-//	example   for the reference
+//	example   for the reference               part      the flag that says it among other things
 type Config struct {
 	APIVersion    string        `key:"apiVersion" required:"yes" enum:"kubelogexporter.dev/v1alpha1" doc:"The version of this format."`
 	Kind          string        `key:"kind" required:"yes" enum:"Config" doc:"Always Config."`
@@ -27,9 +27,9 @@ type Config struct {
 	Kubernetes    Kubernetes    `key:"kubernetes" doc:"How the API server is reached. In a pod nothing is needed."`
 	Sink          Sink          `key:"sink" doc:"Where the archive is: a bucket or a directory."`
 	Spool         Spool         `key:"spool" doc:"Where captures wait until they are in the sink."`
-	Limits        Limits        `key:"limits" doc:"How much is done at a time."`
-	Kubelets      Kubelets      `key:"kubelets" doc:"What is known of the kubelets, and whether their own files may be read."`
-	HTTP          HTTP          `key:"http" doc:"What the program serves."`
+	Limits        Limits        `key:"limits" doc:"How much is done at a time. Of these, reads, readRate and uploads count for export too, the others for run only."`
+	Kubelets      Kubelets      `key:"kubelets" doc:"What is known of the kubelets, and whether their own files may be read; by export, those of containers that have ended."`
+	HTTP          HTTP          `key:"http" doc:"What run serves; export serves nothing."`
 	Log           Log           `key:"log" doc:"How the program reports on itself, on stderr."`
 	Notifications Notifications `key:"notifications" doc:"Who is told of what was archived."`
 	Exports       []Export      `key:"exports" doc:"What is exported, and how. The first export whose selection matches a run decides for it; what none selects is not read. Without this key there is one export that takes everything."`
@@ -57,14 +57,14 @@ type Kubernetes struct {
 
 // Sink is where the archive is. One of the two is set.
 type Sink struct {
-	Dir string `key:"dir" env:"yes" example:"/archive" doc:"A directory. The default, if there is no s3 either, is ./kubelogs."`
+	Dir string `key:"dir" env:"yes" part:"sink" example:"/archive" doc:"A directory. The default, if there is no s3 either, is ./kubelogs."`
 	S3  *S3    `key:"s3" doc:"A bucket in an S3-compatible store."`
 }
 
 // S3 is a bucket.
 type S3 struct {
-	Bucket              string            `key:"bucket" required:"yes" env:"yes" check:"bucket" example:"my-logs" doc:"The bucket's name."`
-	Prefix              string            `key:"prefix" env:"yes" check:"prefix" example:"clusters/prod" doc:"What every key begins with. Nothing is ever deleted here: how long logs are kept is for rules of the bucket's lifecycle to say, each for a prefix such as clusters/prod/cluster=prod/namespace=shop/. deploy/README.md has an example."`
+	Bucket              string            `key:"bucket" required:"yes" env:"yes" part:"sink" check:"bucket" example:"my-logs" doc:"The bucket's name."`
+	Prefix              string            `key:"prefix" env:"yes" part:"sink" check:"prefix" example:"clusters/prod" doc:"What every key begins with. Nothing is ever deleted here: how long logs are kept is for rules of the bucket's lifecycle to say, each for a prefix such as clusters/prod/cluster=prod/namespace=shop/. deploy/README.md has an example."`
 	Endpoint            string            `key:"endpoint" env:"yes" flag:"s3-endpoint" check:"endpoint" example:"https://minio.example:9000" doc:"The store's URL. Without it AWS. http:// switches TLS off."`
 	Region              string            `key:"region" env:"yes" flag:"s3-region" check:"word" example:"eu-west-1" doc:"The bucket's region. Without it us-east-1, which most other stores take."`
 	PathStyle           string            `key:"pathStyle" flag:"s3-path-style" enum:"auto,on,off" default:"auto" doc:"Whether the bucket stands in the URL's path instead of its host."`
@@ -95,7 +95,7 @@ type ObjectLock struct {
 // Spool is where captures wait.
 type Spool struct {
 	Path    string `key:"path" env:"yes" flag:"spool" example:"/spool" doc:"A directory. Without it one in a directory sink, else one in the user's cache directory."`
-	MaxSize Size   `key:"maxSize" min:"16Mi" zero:"yes" default:"0" example:"4Gi" doc:"How large it may grow; 0 is no limit."`
+	MaxSize Size   `key:"maxSize" flag:"spool-max-size" min:"16Mi" zero:"yes" default:"0" example:"4Gi" doc:"How large it may grow; 0 is no limit but the room on its file system. On an emptyDir it must be below sizeLimit, or the kubelet evicts the pod when the storage is away for long, and the spool is lost."`
 	MinFree Size   `key:"minFree" default:"0" example:"256Mi" doc:"How much room is left free on its file system; 0 is the program's own default."`
 }
 
@@ -123,7 +123,7 @@ type Kubelets struct {
 // HTTP is what the program serves.
 type HTTP struct {
 	Listen   string    `key:"listen" env:"yes" flag:"listen" check:"listen" example:":8080" doc:"An address for /metrics, /livez and /readyz. Without it nothing is served."`
-	Triggers *Triggers `key:"triggers" doc:"Lets exports be started by a request."`
+	Triggers *Triggers `key:"triggers" doc:"Opens POST /v1/exports/NAME, which starts an export, POST /v1/events, which takes events about pods, and POST /-/reload, which takes over a changed file. Without it none of them is there."`
 }
 
 // Triggers are requests that start exports.
@@ -157,7 +157,7 @@ type CloudEventOverride struct {
 type Export struct {
 	Name        string     `key:"name" required:"yes" check:"name" example:"crashes" doc:"The export's name: lower-case letters, digits and \"-\"."`
 	Selection   Selection  `key:"selection" doc:"Which runs it takes. What is left out selects everything."`
-	Capture     string     `key:"capture" flag:"capture" enum:"final,live" default:"final" doc:"When logs are read: final, when a container has ended; live, from its start on, for logs that the kubelet rotates and pods that are deleted by force."`
+	Capture     string     `key:"capture" flag:"capture" enum:"final,live" default:"final" doc:"When logs are read: final, when a container has ended; live, from its start on, for logs that the kubelet rotates and pods that are deleted by force. The command export reads each log once, as it is then."`
 	Compression string     `key:"compression" flag:"compression" enum:"zstd,gzip" default:"zstd" doc:"How logs are compressed."`
 	Redact      *Redaction `key:"redact" doc:"What is replaced in logs before they are stored. Without it nothing is."`
 	Schedule    *Schedule  `key:"schedule" doc:"When the export starts. Without it, it always watches for runs that end. With watchFor each start opens a window in which runs that end are exported. Alone, each start is a sweep: what the selected running and ended containers have written since the last sweep."`

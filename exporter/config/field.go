@@ -15,6 +15,7 @@ type field struct {
 	typ                reflect.Type
 	key, doc, example  string
 	def, flag, check   string
+	part               string // a flag that says it among other things
 	min, max           string
 	enum               []string
 	required, env, raw bool
@@ -31,7 +32,7 @@ func fieldsOf(t reflect.Type) []field {
 			continue // not of the file
 		}
 		one := field{
-			index: i, typ: f.Type, key: get("key"), doc: get("doc"), example: get("example"), def: get("default"), flag: get("flag"),
+			index: i, typ: f.Type, key: get("key"), doc: get("doc"), example: get("example"), def: get("default"), flag: get("flag"), part: get("part"),
 			check: get("check"), min: get("min"), max: get("max"), required: get("required") != "", env: get("env") != "", raw: get("raw") != "", zero: get("zero") != "",
 		}
 		if list := get("enum"); list != "" {

@@ -16,7 +16,7 @@ const referenceHead = `# The configuration file
 
 No file is needed: without one there is one export that takes everything, and flags and environment
 variables say where to. With a file the order is: flag, environment variable, file, default. ` + "`kubelogexporter config\nprint`" + ` shows where each value comes from, ` + "`config check`" + ` names every mistake with its place, ` + "`config init`" + `
-writes a file to begin with, ` + "`config explain POD`" + ` says which export takes a pod's runs and why.
+writes a file to begin with, ` + "`config explain POD --config FILE`" + ` says which export takes a pod's runs and why.
 
 - A key that is not known or that is given twice is a mistake. Merge keys (<<) are not supported; anchors are.
 - A size is a Kubernetes quantity, such as 64Mi. A duration is Go's, with d for 24 hours and w for 7 days.
@@ -110,6 +110,9 @@ func referenceDoc(f field) string {
 	}
 	if f.flag != "" {
 		doc = append(doc, "Flag `--"+f.flag+"`.")
+	}
+	if f.part != "" {
+		doc = append(doc, "Set by the flag `--"+f.part+"` too.")
 	}
 	if f.env {
 		doc = append(doc, "Environment.")

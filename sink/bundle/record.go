@@ -40,7 +40,7 @@ type Record struct {
 	Capture   Capture  `json:"capture"`
 	// PodObject is the pod as last seen: without managedFields, with literal env values masked.
 	PodObject json.RawMessage `json:"podObject,omitempty"`
-	// Events are the pod's events, where they could be read.
+	// Events are for the pod's events. No writer fills it yet.
 	Events []json.RawMessage `json:"events,omitempty"`
 	// Omitted names the fields that Encode left out to keep the record within MaxRecordSize.
 	Omitted []string `json:"omitted,omitempty"`
@@ -58,11 +58,11 @@ type Pod struct {
 	Reason            string            `json:"reason,omitempty"`
 	Message           string            `json:"message,omitempty"`
 	Labels            map[string]string `json:"labels,omitempty"`
-	Owners            []Owner           `json:"owners,omitempty"` // the chain upwards, the direct owner first
+	Owners            []Owner           `json:"owners,omitempty"` // its ownerReferences, the controller first
 	DeletionTimestamp *time.Time        `json:"deletionTimestamp,omitempty"`
 }
 
-// Owner is one link of a pod's owner chain.
+// Owner is one of the owners that a pod names; what owns these is not followed.
 type Owner struct {
 	APIVersion string `json:"apiVersion"`
 	Kind       string `json:"kind"`

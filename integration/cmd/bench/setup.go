@@ -110,7 +110,7 @@ func (b *bench) about(ctx context.Context) ([][2]string, error) {
 	return [][2]string{
 		{"processor", fmt.Sprintf("%s, %d cores", field("/proc/cpuinfo", "model name"), runtime.NumCPU())},
 		{"memory", memory()},
-		{"kernel", kernel},
+		{"kernel", release(kernel)},
 		{"Kubernetes, kubectl", server.GitVersion},
 		{"container runtime", n.Status.NodeInfo.ContainerRuntimeVersion},
 		{"containerLogMaxSize, -Files", fmt.Sprintf("%s, %d", b.node.Options.ContainerLogMaxSize, b.node.Options.ContainerLogMaxFiles)},
@@ -119,6 +119,12 @@ func (b *bench) about(ctx context.Context) ([][2]string, error) {
 		{"Go", runtime.Version()},
 		{"KubeLogExporter", commit},
 	}, nil
+}
+
+// release is a kernel's name and version, without what a distribution or a machine's owner adds to it.
+func release(kernel string) string {
+	kernel, _, _ = strings.Cut(kernel, "-")
+	return kernel
 }
 
 func memory() string {

@@ -6,6 +6,15 @@ import (
 	"time"
 )
 
+// The version of a kernel is told, and not who built it.
+func TestRelease(t *testing.T) {
+	for kernel, want := range map[string]string{"Linux 6.1.0-28-amd64": "Linux 6.1.0", "Linux 6.18.44-own-v1": "Linux 6.18.44", "Linux 6.12.3": "Linux 6.12.3"} {
+		if got := release(kernel); got != want {
+			t.Errorf("%s: %s, want %s", kernel, got, want)
+		}
+	}
+}
+
 // A line that is missing, twice, cut or somebody else's is told from one that is kept.
 func TestTally(t *testing.T) {
 	const text = `2026-11-23T10:00:00.000000001Z line 0000001 a text .
