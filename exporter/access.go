@@ -217,6 +217,9 @@ func (a *access) tell(namespace string, cause, checked error) {
 	args := []any{"namespace", namespace, "err", cause}
 	if missing, ok := checked.(*AccessError); ok { //nolint:errorlint // check returns it as it is
 		args = []any{"namespace", namespace, "err", missing, "fix", missing.Fix()}
+		if slices.ContainsFunc(missing.Missing, func(p Permission) bool { return p.Namespace == "" }) {
+			args = append(args, "or", "name the namespaces that it may see")
+		}
 	}
 	a.log.Warn("access refused, will go on trying", args...)
 }
