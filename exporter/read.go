@@ -297,22 +297,10 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 	node := c.node
 	c.tail, c.aligned, c.node, c.own = bundle.Part{}, false, nil, false // whatever was proven before, there is more to come
 	c.followed, c.renew = c.followed || req.Follow, false
-	if c.run.now().podGone {
-		c.gone = true // whatever has the name now is another pod
-		return podlog.Result{}, false
-	}
-	if err := c.open(); err != nil {
-		c.refused++
-		c.cannotSpool(err)
-		return podlog.Result{}, false
-	}
-	if err := c.out.catchUp(); err != nil {
-		c.refused++
-		c.cannotSpool(err)
+	if !c.ready() {
 		return podlog.Result{}, false
 	}
 	c.late = c.late || c.served && c.log.Bytes() == 0
-	c.stuck = nil
 	bounded, watched, done := c.watchdog(ctx, req.Follow)
 	defer done()
 	opened := time.Now()
@@ -379,6 +367,25 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 	return res, true
 }
 
+// ready says whether the run's log may be asked for, and there is a place for what comes.
+func (c *capture) ready() bool {
+	if c.run.now().podGone {
+		c.gone = true // whatever has the name now is another pod
+		return false
+	}
+	err := c.open()
+	if err == nil {
+		err = c.out.catchUp()
+	}
+	if err != nil {
+		c.refused++
+		c.cannotSpool(err)
+		return false
+	}
+	c.stuck = nil
+	return true
+}
+
 // silent handles a stream that was cut before it had brought anything: the kubelet had taken the request, and not
 // even begun to answer.
 func (c *capture) silent(ctx context.Context, done func(), method string, opened time.Time) podlog.Result {
@@ -386,8 +393,8 @@ func (c *capture) silent(ctx context.Context, done func(), method string, opened
 	done()
 	c.note(method, podlog.Result{}, cause)
 	c.renew = errors.Is(cause, errRenew)
-	if !c.renew && c.log.Bytes() == 0 {
-		c.run.stayedEmpty(opened) // the read beside it has shown that the node is there
+	if b := c.beside; b != nil && len(b.body) == 0 && c.log.Bytes() == 0 {
+		c.run.stayedEmpty(opened) // as the read beside it has shown
 	}
 	return podlog.Result{Join: podlog.JoinEmpty}
 }
