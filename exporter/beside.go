@@ -13,7 +13,7 @@ import (
 
 const (
 	// settleDying takes the place of settle where a pod is being deleted: 0.15 s pass at least between an exit and the
-	// status that tells of it, and 0.57 to 0.83 s between that and the removal of the container (measured).
+	// status that tells of it, and 0.05 to 0.83 s between that and the removal of the container (measured).
 	settleDying = 250 * time.Millisecond
 	// besideSize is how much of a log's end may wait in memory for its stream to end, besideMost how many such reads
 	// there are at a time, and besideTakes how long one may take.
@@ -30,45 +30,62 @@ type besideRead struct {
 	req   podlog.Request
 	body  []byte
 	first time.Time // the stamp of its first line
+	// settled says that it was asked for when the last bytes had reached the file.
+	settled bool
 }
 
-// readBeside reads the log once more beside the stream of a dying pod whose container's end is known, while it can be
-// had: the kubelet ends the stream up to a second after the exit, and then the container may be removed already. It
-// says whether the stream may be cut for what came: not if that does not meet what the stream has brought so far.
+// readBeside reads the log beside the stream of a dying pod whose container's end is known, while it can be had: the
+// kubelet ends the stream up to a second after the exit, and the container may be removed before that or right after.
+// What is read at once counts if the stream then comes to its own end. Once the log has settled it is read again, and
+// for that the stream may be cut, which is what readBeside says.
 func (c *capture) readBeside(ctx context.Context) bool {
+	if !c.e.takeBeside(ctx) {
+		return false
+	}
+	if b := c.readAgain(ctx); b != nil && len(b.body) > 0 {
+		c.beside = b
+	}
+	settled := false
 	select {
 	case <-time.After(time.Until(c.run.now().endSeen.Add(settleDying))):
+		b := c.readAgain(ctx)
+		if b != nil && len(b.body) == 0 && c.out.size() == 0 { // one empty answer may be one that was cut
+			b = c.readAgain(ctx)
+		}
+		if settled = b != nil; settled {
+			c.beside = b
+		}
 	case <-ctx.Done():
-		return false
 	}
-	b := c.readAgain(ctx)
-	if b != nil && len(b.body) == 0 && c.out.size() == 0 { // one empty answer may be one that was cut
-		b.waste(c.e)
-		b = c.readAgain(ctx)
+	if c.beside == nil {
+		c.e.giveBeside()
 	}
-	if b == nil {
-		return false
-	}
-	if held, last := c.out.reached(); held > 0 && (len(b.body) == 0 || b.first.After(last)) {
-		b.waste(c.e)
-		return false
-	}
-	c.beside = b
-	return true
+	return settled
 }
 
-// readAgain reads the end of the log into memory, the whole of it if it is small. It returns nil if that cannot be had.
-func (c *capture) readAgain(ctx context.Context) *besideRead {
+// takeBeside waits for a place for a read beside a stream. It is given back with what was read.
+func (e *Exporter) takeBeside(ctx context.Context) bool {
 	ctx, done := context.WithTimeout(ctx, besideTakes)
 	defer done()
 	select {
-	case c.e.beside <- struct{}{}:
+	case e.beside <- struct{}{}:
+		return true
 	case <-ctx.Done():
-		return nil
+		return false
 	}
-	b := &besideRead{req: podlog.Request{Since: c.out.further(besideSize)}}
-	if err := b.read(ctx, c); err != nil {
-		b.waste(c.e)
+}
+
+func (e *Exporter) giveBeside() { <-e.beside }
+
+// readAgain reads the end of the log into memory, the whole of it if it is small. It returns nil if that cannot be had,
+// or does not meet what the stream has brought so far: that one may lag behind, in a file from before a rotation.
+func (c *capture) readAgain(ctx context.Context) *besideRead {
+	ctx, done := context.WithTimeout(ctx, besideTakes)
+	defer done()
+	b := &besideRead{req: podlog.Request{Since: c.out.further(besideSize)}, settled: time.Since(c.run.now().endSeen) >= settleDying}
+	err := b.read(ctx, c)
+	if held, last := c.out.reached(); err != nil || held > 0 && (len(b.body) == 0 || b.first.After(last)) {
+		c.e.metrics.read.WithLabelValues("closing").Add(float64(len(b.body)))
 		return nil
 	}
 	return b
@@ -95,32 +112,27 @@ func (b *besideRead) read(ctx context.Context, c *capture) error {
 	return err //nolint:wrapcheck // likewise
 }
 
-// free gives the place back that a read took, whose body is not needed any more.
-func (b *besideRead) free(e *Exporter) { <-e.beside }
-
-// waste does the same for a body that was of no use.
-func (b *besideRead) waste(e *Exporter) {
-	e.metrics.read.WithLabelValues("closing").Add(float64(len(b.body)))
-	b.free(e)
-}
-
 // provenBeside says whether a further read has proven the tail: one beside the stream, or one after its clean end,
-// when the container's end has been known for long enough. more says that it has brought more than the streams.
+// when the log had settled. more says that it has brought more than the streams.
 func (c *capture) provenBeside(ctx context.Context, clean bool) (proven, more bool) {
 	b, m := c.beside, c.run.now()
 	c.beside = nil
-	if b == nil && clean && m.dying && m.term != nil && time.Since(m.endSeen) > settleDying && c.log.Bytes() > 0 {
+	switch {
+	case b != nil:
+		defer c.e.giveBeside()
+	case clean && m.dying && m.term != nil && time.Since(m.endSeen) > settleDying && c.log.Bytes() > 0 && c.e.takeBeside(ctx):
+		defer c.e.giveBeside()
 		b = c.readAgain(ctx)
 	}
-	if b == nil {
-		return false, false
-	}
-	defer b.free(c.e)
-	if c.log == nil { // thrown away, for it could not be spooled and can be had again
+	if b == nil || c.log == nil { // or thrown away, for it could not be spooled and can be had again
 		return false, false
 	}
 	before := c.log.Bytes()
 	proven = c.provenBy(b, before)
+	if proven && !b.settled && !clean {
+		c.unprovenTail("the stream was cut right after the container's exit, and a read at that moment may have come too soon")
+		proven = false
+	}
 	return proven, c.log.Bytes() > before
 }
 

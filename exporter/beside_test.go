@@ -88,6 +88,61 @@ func TestReadBesideStream(t *testing.T) {
 	}
 }
 
+// The container is removed right after the status has told of its exit. What was read in between proves the tail if
+// the kubelet ends the stream, and nothing if that breaks.
+func TestReadBesideRightBeforeTheRemoval(t *testing.T) {
+	t.Parallel()
+	for name, breaks := range map[string]bool{"the stream ends": false, "the stream breaks": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newTrapped(t, nil)
+			pod, c := w.pod("removed")
+			c.Print(time.Now(), "one\n")
+			w.kube.SetPod(pod)
+			e := w.run(nil)
+			w.until("the exporter to be ready", func() bool { return e.Ready() == nil })
+			removed := make(chan struct{})
+			var once sync.Once
+			w.kube.Log("shop", "removed", "app", func(rw http.ResponseWriter, r *http.Request) {
+				follow, read := r.URL.Query().Get("follow") == "true", false
+				if !follow {
+					once.Do(func() { read = true })
+				}
+				select {
+				case <-removed:
+					sentence(pod)(c.Serve)(rw, r)
+					return
+				default:
+				}
+				r.URL.RawQuery = strings.Replace(r.URL.RawQuery, "follow=true", "", 1)
+				c.Serve(rw, r)
+				if read {
+					close(removed)
+				}
+				if follow {
+					kubetest.Flush(rw)
+					<-removed
+					<-time.After(time.Second)
+				}
+				if follow && breaks {
+					panic(http.ErrAbortHandler)
+				}
+			})
+			now := metav1.Now()
+			pod.DeletionTimestamp = &now
+			w.kube.SetPod(pod)
+			w.until("a stream", func() bool { return len(w.kube.Requests("follow=true")) > 0 })
+			exit(pod, 3)
+			w.kube.SetPod(pod)
+			rec := w.await(1)[0]
+			if got := w.text(rec); !strings.HasSuffix(got, " one\n") || rec.Verdict.Complete == breaks {
+				t.Errorf("log %q, verdict %+v, reads %+v", got, rec.Verdict, rec.Capture.Reads)
+			}
+			w.account()
+		})
+	}
+}
+
 // The log was rotated right before the exit, and the stream is still in the old file when the end is known: a read
 // beside it brings the new file only, and is no reason to cut the stream.
 func TestReadBesideLaggingStream(t *testing.T) {

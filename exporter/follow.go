@@ -184,7 +184,7 @@ func (c *capture) stream(ctx context.Context) (ended, ok bool) {
 	for ctx.Err() == nil {
 		start := time.Now()
 		res, ok := c.take(ctx, "follow", podlog.Request{Follow: true, Since: c.further()})
-		proven, more := c.provenBeside(ctx, ok && res.TextKind == podlog.TextNone)
+		proven, more := c.provenBeside(ctx, ok && !c.renew && res.TextKind == podlog.TextNone)
 		switch {
 		case proven:
 			return true, true

@@ -393,7 +393,7 @@ func (c *capture) silent(ctx context.Context, done func(), method string, opened
 	done()
 	c.note(method, podlog.Result{}, cause)
 	c.renew = errors.Is(cause, errRenew)
-	if b := c.beside; b != nil && len(b.body) == 0 && c.log.Bytes() == 0 {
+	if b := c.beside; b != nil && b.settled && len(b.body) == 0 && c.log.Bytes() == 0 {
 		c.run.stayedEmpty(opened) // as the read beside it has shown
 	}
 	return podlog.Result{Join: podlog.JoinEmpty}
