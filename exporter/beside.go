@@ -18,7 +18,7 @@ const (
 	// besideSize is how much of a log's end may wait in memory for its stream to end, besideMost how many such reads
 	// there are at a time, and besideTakes how long one may take.
 	besideSize  = 64 << 10
-	besideMost  = 128
+	besideMost  = 512
 	besideTakes = 2 * time.Second
 )
 
@@ -43,11 +43,13 @@ func (c *capture) readBeside(ctx context.Context) bool {
 		return false
 	}
 	if b := c.readAgain(ctx); b != nil && len(b.body) > 0 {
-		c.beside = b
+		if c.beside = b; b.settled {
+			return true
+		}
 	}
 	settled := false
 	select {
-	case <-time.After(time.Until(c.run.now().endSeen.Add(settleDying))):
+	case <-time.After(time.Until(c.run.now().endSeen.Add(c.e.settleDying))):
 		b := c.readAgain(ctx)
 		if b != nil && len(b.body) == 0 && c.out.size() == 0 { // one empty answer may be one that was cut
 			b = c.readAgain(ctx)
@@ -82,7 +84,7 @@ func (e *Exporter) giveBeside() { <-e.beside }
 func (c *capture) readAgain(ctx context.Context) *besideRead {
 	ctx, done := context.WithTimeout(ctx, besideTakes)
 	defer done()
-	b := &besideRead{req: podlog.Request{Since: c.out.further(besideSize)}, settled: time.Since(c.run.now().endSeen) >= settleDying}
+	b := &besideRead{req: podlog.Request{Since: c.out.further(besideSize)}, settled: time.Since(c.run.now().endSeen) >= c.e.settleDying}
 	err := b.read(ctx, c)
 	if held, last := c.out.reached(); err != nil || held > 0 && (len(b.body) == 0 || b.first.After(last)) {
 		c.e.metrics.read.WithLabelValues("closing").Add(float64(len(b.body)))
@@ -112,28 +114,51 @@ func (b *besideRead) read(ctx context.Context, c *capture) error {
 	return err //nolint:wrapcheck // likewise
 }
 
-// provenBeside says whether a further read has proven the tail: one beside the stream, or one after its clean end,
-// when the log had settled. more says that it has brought more than the streams.
-func (c *capture) provenBeside(ctx context.Context, clean bool) (proven, more bool) {
+// besideSaid is what a further read says of what a stream has brought.
+type besideSaid int
+
+const (
+	besideNothing besideSaid = iota
+	besideMore               // it has brought more
+	besideSame               // it has brought the same, before the log had settled
+	besideProven             // it has brought the same, and that is all
+)
+
+// readBesideSays compares what was read beside the stream, or is read now, after its clean end, when the log has
+// settled. It waits for no place: the next stream may be the last one that is served.
+func (c *capture) readBesideSays(ctx context.Context, clean bool) besideSaid {
 	b, m := c.beside, c.run.now()
 	c.beside = nil
-	switch {
-	case b != nil:
-		defer c.e.giveBeside()
-	case clean && m.dying && m.term != nil && time.Since(m.endSeen) > settleDying && c.log.Bytes() > 0 && c.e.takeBeside(ctx):
-		defer c.e.giveBeside()
-		b = c.readAgain(ctx)
+	if b == nil && clean && m.dying && m.term != nil && time.Since(m.endSeen) > c.e.settleDying && c.log.Bytes() > 0 {
+		select {
+		case c.e.beside <- struct{}{}:
+			if b = c.readAgain(ctx); b == nil {
+				c.e.giveBeside()
+			}
+		default:
+		}
 	}
-	if b == nil || c.log == nil { // or thrown away, for it could not be spooled and can be had again
-		return false, false
+	if b == nil {
+		return besideNothing
+	}
+	defer c.e.giveBeside()
+	if c.log == nil { // thrown away, for it could not be spooled and can be had again
+		return besideNothing
 	}
 	before := c.log.Bytes()
-	proven = c.provenBy(b, before)
-	if proven && !b.settled && !clean {
+	same := c.provenBy(b, before)
+	switch {
+	case c.log.Bytes() > before:
+		return besideMore
+	case same && b.settled:
+		return besideProven
+	case same && clean:
+		c.tail = bundle.Part{}
+		return besideSame
+	case same:
 		c.unprovenTail("the stream was cut right after the container's exit, and a read at that moment may have come too soon")
-		proven = false
 	}
-	return proven, c.log.Bytes() > before
+	return besideNothing
 }
 
 // provenBy compares what a read beside the stream has brought with what the stream has by now, and judges the tail by

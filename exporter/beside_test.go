@@ -88,43 +88,64 @@ func TestReadBesideStream(t *testing.T) {
 	}
 }
 
-// The container is removed right after the status has told of its exit. What was read in between proves the tail if
-// the kubelet ends the stream, and nothing if that breaks.
-func TestReadBesideRightBeforeTheRemoval(t *testing.T) {
+// The kubelet ends a stream, or it breaks, before the log has settled, but after it was read beside. If the container is
+// removed then, that counts as a further read, unless the stream broke. If it is not, there may be more to come.
+func TestReadBesideBeforeItSettled(t *testing.T) {
 	t.Parallel()
-	for name, breaks := range map[string]bool{"the stream ends": false, "the stream breaks": true} {
+	for name, tt := range map[string]struct{ removed, breaks, more, complete bool }{
+		"ends, is removed":   {removed: true, complete: true},
+		"breaks, is removed": {removed: true, breaks: true},
+		"ends, more comes":   {more: true, complete: true},
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newTrapped(t, nil)
-			pod, c := w.pod("removed")
-			c.Print(time.Now(), "one\n")
+			pod, c := w.pod("early")
+			at := time.Now()
+			c.Print(at, "one\n")
+			want := kubetest.Stamp(at) + " one\n"
 			w.kube.SetPod(pod)
-			e := w.run(nil)
+			e := w.begin(func(e *Exporter) { e.settleDying = 3 * time.Second }, func(o *Options) { o.Metrics = w.metrics })
 			w.until("the exporter to be ready", func() bool { return e.Ready() == nil })
-			removed := make(chan struct{})
+			w.until("the head", func() bool { return len(w.kube.Requests("limitBytes=")) > 0 })
+			read := make(chan struct{}) // closed when there was a read beside the stream
 			var once sync.Once
-			w.kube.Log("shop", "removed", "app", func(rw http.ResponseWriter, r *http.Request) {
-				follow, read := r.URL.Query().Get("follow") == "true", false
-				if !follow {
-					once.Do(func() { read = true })
+			w.kube.Log("shop", "early", "app", func(rw http.ResponseWriter, r *http.Request) {
+				q := r.URL.Query()
+				select {
+				case <-read:
+					if tt.removed {
+						sentence(pod)(c.Serve)(rw, r)
+						return
+					}
+				default:
+				}
+				if q.Get("follow") != "true" {
+					c.Serve(rw, r)
+					if q.Get("limitBytes") == "" {
+						once.Do(func() { close(read) })
+					}
+					return
 				}
 				select {
-				case <-removed:
-					sentence(pod)(c.Serve)(rw, r)
+				case <-read: // a further stream
+					if tt.more {
+						more := time.Now()
+						c.Print(more, "two\n")
+						want += kubetest.Stamp(more) + " two\n"
+						tt.more = false
+						c.Exit()
+					}
+					c.Serve(rw, r)
 					return
 				default:
 				}
 				r.URL.RawQuery = strings.Replace(r.URL.RawQuery, "follow=true", "", 1)
 				c.Serve(rw, r)
-				if read {
-					close(removed)
-				}
-				if follow {
-					kubetest.Flush(rw)
-					<-removed
-					<-time.After(time.Second)
-				}
-				if follow && breaks {
+				kubetest.Flush(rw)
+				<-read
+				<-time.After(300 * time.Millisecond)
+				if tt.breaks {
 					panic(http.ErrAbortHandler)
 				}
 			})
@@ -135,8 +156,8 @@ func TestReadBesideRightBeforeTheRemoval(t *testing.T) {
 			exit(pod, 3)
 			w.kube.SetPod(pod)
 			rec := w.await(1)[0]
-			if got := w.text(rec); !strings.HasSuffix(got, " one\n") || rec.Verdict.Complete == breaks {
-				t.Errorf("log %q, verdict %+v, reads %+v", got, rec.Verdict, rec.Capture.Reads)
+			if got := w.text(rec); got != want || rec.Verdict.Complete != tt.complete {
+				t.Errorf("log %q, want %q; verdict %+v, reads %+v", got, want, rec.Verdict, rec.Capture.Reads)
 			}
 			w.account()
 		})
@@ -174,6 +195,7 @@ func TestReadBesideLaggingStream(t *testing.T) {
 	pod.DeletionTimestamp = &now
 	w.kube.SetPod(pod)
 	w.until("a stream", func() bool { return len(w.kube.Requests("follow=true")) > 0 })
+	<-time.After(200 * time.Millisecond) // it has brought what is old
 	exit(pod, 3)
 	w.kube.SetPod(pod)
 	rec := w.await(1)[0]

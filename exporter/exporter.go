@@ -150,6 +150,7 @@ type Exporter struct {
 	segmentsToDouble         int
 	maxNamed                 int
 	statusWait, lostAfter    time.Duration
+	settleDying              time.Duration
 	stopped                  chan struct{} // closed when Run's context has ended
 	ship                     *shipper
 	space                    *space
@@ -214,7 +215,7 @@ func New(o Options) (*Exporter, error) {
 		rate:      newRate(o.ReadRate),
 		rotateAt:  orDefault(o.RotateAt, cautiousRotateAt), stopped: make(chan struct{}), replaced: make(chan struct{}, 1), segmentEvery: segmentEvery, renewAfter: renewAfter,
 		segmentsToDouble: segmentsToDouble, maxNamed: maxNamed,
-		statusWait: statusWait, lostAfter: lostAfter,
+		statusWait: statusWait, lostAfter: lostAfter, settleDying: settleDying,
 	}
 	e.exports.Store(chosen)
 	e.undecidable.Interval = time.Minute

@@ -184,11 +184,11 @@ func (c *capture) stream(ctx context.Context) (ended, ok bool) {
 	for ctx.Err() == nil {
 		start := time.Now()
 		res, ok := c.take(ctx, "follow", podlog.Request{Follow: true, Since: c.further()})
-		proven, more := c.provenBeside(ctx, ok && !c.renew && res.TextKind == podlog.TextNone)
+		said := c.readBesideSays(ctx, ok && !c.renew && res.TextKind == podlog.TextNone)
 		switch {
-		case proven:
+		case said == besideProven:
 			return true, true
-		case more:
+		case said == besideMore:
 			end = streamEnd{}
 			continue
 		case c.renew:
@@ -217,7 +217,7 @@ func (c *capture) stream(ctx context.Context) (ended, ok bool) {
 			return false, ok
 		case !end.seen(), res.Appended > 0, time.Since(start) > endWait, !c.reached(res):
 			first := !end.seen()
-			if end = (streamEnd{at: time.Now(), last: time.Now(), quiet: time.Since(c.heard)}); first {
+			if end = (streamEnd{at: time.Now(), last: time.Now(), again: said == besideSame, quiet: time.Since(c.heard)}); first {
 				continue // the container may be removed soon
 			}
 		case time.Since(end.at) >= quietFor:
@@ -238,7 +238,7 @@ func (c *capture) stream(ctx context.Context) (ended, ok bool) {
 type streamEnd struct {
 	at    time.Time
 	last  time.Time     // of the last stream that came to a clean end since
-	again bool          // there was a further one, from the first line or the last second held on
+	again bool          // there was a further one, or a read, from the first line or the last second held on
 	gone  time.Time     // when it showed first that the container was removed, if that was before the end of all
 	quiet time.Duration // how long the stream had brought nothing
 }

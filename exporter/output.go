@@ -187,6 +187,13 @@ func (o *output) beginning() (first time.Time, firstSecond int64) {
 	return o.first, o.firstSecond
 }
 
+// resumed notes that the log goes on after what was written elsewhere.
+func (o *output) resumed() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.last, o.held = o.log.Last(), o.log.Bytes()
+}
+
 // size is how much was written.
 func (o *output) size() int64 {
 	held, _ := o.reached()

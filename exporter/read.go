@@ -118,7 +118,7 @@ func (m moment) endedLongAgo() bool {
 // closing reads the end of the log once more and then looks whether the run is still the one that
 // was asked for. Only a read that brings nothing new proves the end, and of an empty log only two of them.
 func (c *capture) closing(ctx context.Context) {
-	if c.doubtEnd(ctx) && c.parked(c.closing) {
+	if !c.e.once && c.doubtEnd(ctx) && c.parked(c.closing) {
 		return
 	}
 	silent, m := c.log.Bytes() == 0, c.run.now()

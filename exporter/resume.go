@@ -281,7 +281,11 @@ func (c *capture) remember(ctx context.Context, rec *bundle.Record) error {
 		first = *rec.FirstStamp
 	}
 	c.followed = true
-	return c.log.Resume(tail, rec.Lines, rec.RawBytes, first)
+	if err := c.log.Resume(tail, rec.Lines, rec.RawBytes, first); err != nil {
+		return err //nolint:wrapcheck // it says so itself
+	}
+	c.out.resumed()
+	return nil
 }
 
 // loadStored reads a record from the spool, or from the bucket if it was shipped.

@@ -79,7 +79,7 @@ func (c *capture) checkCurrent(ctx context.Context) bool {
 	case b.own && !first.IsZero():
 		switch now := c.firstNow(ctx); {
 		case now.After(first):
-			c.own = true // what came before that was ours
+			c.own = !first.After(endOf(c.run.now()).Add(time.Second)) // what came before that was ours
 			return true
 		case !now.Equal(first):
 			return true // undecided too
