@@ -15,11 +15,11 @@ const (
 	// settleDying takes the place of settle where a pod is being deleted: 0.15 s pass at least between an exit and the
 	// status that tells of it, and 0.05 to 0.83 s between that and the removal of the container (measured).
 	settleDying = 250 * time.Millisecond
-	// besideSize is how much of a log's end may wait in memory for its stream to end, besideMost how many such reads
-	// there are at a time, and besideTakes how long one may take.
-	besideSize  = 64 << 10
-	besideMost  = 512
-	besideTakes = 2 * time.Second
+	// besideSize is how much of a log's end may wait in memory for its stream to end, besideMemory how much all of
+	// them, and besideTakes how long such a read may take.
+	besideSize   = 64 << 10
+	besideMemory = 32 << 20
+	besideTakes  = 2 * time.Second
 )
 
 // errReadBeside is why a stream was cut beside which the log was read once more, after its end.
@@ -39,59 +39,56 @@ type besideRead struct {
 // What is read at once counts if the stream then comes to its own end. Once the log has settled it is read again, and
 // for that the stream may be cut, which is what readBeside says.
 func (c *capture) readBeside(ctx context.Context) bool {
-	if !c.e.takeBeside(ctx) {
-		return false
-	}
-	if b := c.readAgain(ctx); b != nil && len(b.body) > 0 {
+	switch b := c.readAgain(ctx); {
+	case b != nil && len(b.body) == 0: // one empty answer may be one that was cut
+		b.free(c.e)
+	case b != nil:
 		if c.beside = b; b.settled {
 			return true
 		}
 	}
-	settled := false
 	select {
 	case <-time.After(time.Until(c.run.now().endSeen.Add(c.e.settleDying))):
-		b := c.readAgain(ctx)
-		if b != nil && len(b.body) == 0 && c.out.size() == 0 { // one empty answer may be one that was cut
-			b = c.readAgain(ctx)
-		}
-		if settled = b != nil; settled {
-			c.beside = b
-		}
-	case <-ctx.Done():
-	}
-	if c.beside == nil {
-		c.e.giveBeside()
-	}
-	return settled
-}
-
-// takeBeside waits for a place for a read beside a stream. It is given back with what was read.
-func (e *Exporter) takeBeside(ctx context.Context) bool {
-	ctx, done := context.WithTimeout(ctx, besideTakes)
-	defer done()
-	select {
-	case e.beside <- struct{}{}:
-		return true
 	case <-ctx.Done():
 		return false
 	}
+	b := c.readAgain(ctx)
+	if b != nil && len(b.body) == 0 && c.out.size() == 0 {
+		b.free(c.e)
+		b = c.readAgain(ctx)
+	}
+	if b == nil {
+		return false
+	}
+	if c.beside != nil {
+		c.beside.free(c.e)
+	}
+	c.beside = b
+	return true
 }
-
-func (e *Exporter) giveBeside() { <-e.beside }
 
 // readAgain reads the end of the log into memory, the whole of it if it is small. It returns nil if that cannot be had,
 // or does not meet what the stream has brought so far: that one may lag behind, in a file from before a rotation.
+// Whoever gets it frees it.
 func (c *capture) readAgain(ctx context.Context) *besideRead {
 	ctx, done := context.WithTimeout(ctx, besideTakes)
 	defer done()
+	if c.e.beside.Acquire(ctx, besideSize) != nil {
+		return nil
+	}
 	b := &besideRead{req: podlog.Request{Since: c.out.further(besideSize)}, settled: time.Since(c.run.now().endSeen) >= c.e.settleDying}
 	err := b.read(ctx, c)
 	if held, last := c.out.reached(); err != nil || held > 0 && (len(b.body) == 0 || b.first.After(last)) {
 		c.e.metrics.read.WithLabelValues("closing").Add(float64(len(b.body)))
+		c.e.beside.Release(besideSize)
 		return nil
 	}
+	c.e.beside.Release(besideSize - int64(len(b.body)))
 	return b
 }
+
+// free gives back the memory that it takes.
+func (b *besideRead) free(e *Exporter) { e.beside.Release(int64(len(b.body))) }
 
 var errNotAllOfIt = errors.New("too large, or ended by an error text")
 
@@ -125,23 +122,19 @@ const (
 )
 
 // readBesideSays compares what was read beside the stream, or is read now, after its clean end, when the log has
-// settled. It waits for no place: the next stream may be the last one that is served.
+// settled.
 func (c *capture) readBesideSays(ctx context.Context, clean bool) besideSaid {
 	b, m := c.beside, c.run.now()
 	c.beside = nil
 	if b == nil && clean && m.dying && m.term != nil && time.Since(m.endSeen) > c.e.settleDying && c.log.Bytes() > 0 {
-		select {
-		case c.e.beside <- struct{}{}:
-			if b = c.readAgain(ctx); b == nil {
-				c.e.giveBeside()
-			}
-		default:
-		}
+		soon, done := context.WithTimeout(ctx, streamAgain) // the next stream may be the last one that is served
+		b = c.readAgain(soon)
+		done()
 	}
 	if b == nil {
 		return besideNothing
 	}
-	defer c.e.giveBeside()
+	defer b.free(c.e)
 	if c.log == nil { // thrown away, for it could not be spooled and can be had again
 		return besideNothing
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/time/rate"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/kubernetes"
@@ -138,8 +139,8 @@ type Exporter struct {
 	tracker   *tracker
 	queue     *queue
 	nodes     *nodes
-	beside    chan struct{} // a place for each read beside a stream
-	nodeFiles *nodeFiles    // nil if they are not to be used
+	beside    *semaphore.Weighted // bytes for reads beside streams
+	nodeFiles *nodeFiles          // nil if they are not to be used
 	ledger    *ledger
 	begun     time.Time     // when Run was called
 	known     time.Time     // when an earlier process last wrote the ledger; zero if there was none
@@ -220,7 +221,7 @@ func New(o Options) (*Exporter, error) {
 	e.exports.Store(chosen)
 	e.undecidable.Interval = time.Minute
 	perNode := orDefault(o.NodeFollows, defaultNodeFollows)
-	e.beside = make(chan struct{}, besideMost)
+	e.beside = semaphore.NewWeighted(besideMemory)
 	e.nodes = &nodes{open: make(map[string]int), away: make(map[string]*absence), live: perNode, most: max(perNode, dyingFollows)}
 	e.metrics = newMetrics(o.Metrics)
 	e.space, e.directs = newSpace(spool, o, e.metrics), make(chan struct{}, maxDirects)

@@ -9,8 +9,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kubelogexporter/kubelogexporter/exporter/kubetest"
+	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
 
 // honest checks that a record that calls itself complete holds all of a log.
@@ -264,5 +266,39 @@ func TestTrapClosingRefused(t *testing.T) {
 			}
 			w.account()
 		})
+	}
+}
+
+// A node goes away between the reads and the closing reads of a one-off export, which waits for it for a while and
+// not for ever: what was read is archived, and the tails are not called proven.
+func TestTrapClosingOfOneOff(t *testing.T) {
+	t.Parallel()
+	w := newTrapped(t, nil)
+	const pods = 4
+	for i := range pods {
+		pod, _ := w.dead(fmt.Sprintf("pod%d", i), 3)
+		pod.UID = types.UID(fmt.Sprintf("0b54cd8c-0000-4000-9000-%012x", i))
+		w.kube.SetPod(pod)
+	}
+	away := make([]kubetest.Trap, pods, 20*pods)
+	for len(away) < cap(away) {
+		away = append(away, kubetest.Unreachable())
+	}
+	w.kube.NextLogs(away...)
+	e := w.exporter(nil)
+	if err := e.Export(t.Context()); err != nil {
+		t.Errorf("export: %v", err)
+	}
+	recs := w.records()
+	for _, rec := range recs {
+		if rec.Lines != 3 || rec.Verdict.Tail.State != bundle.Unproven {
+			t.Errorf("%d lines, verdict %+v", rec.Lines, rec.Verdict)
+		}
+	}
+	if p := e.Progress(); len(recs) != pods || len(p.Failures) > 0 {
+		t.Errorf("%d records of %d, failures %v", len(recs), pods, p.Failures)
+	}
+	if err := e.Close(); err != nil {
+		t.Error(err)
 	}
 }
