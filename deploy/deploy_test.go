@@ -114,20 +114,24 @@ func TestLeastPrivilege(t *testing.T) {
 	}
 }
 
-// The pods meet the restricted pod security standard, with a read-only root.
-func TestPodSecurity(t *testing.T) {
-	pods := 0
+// podSpecs returns the pods that the manifests make.
+func podSpecs(t *testing.T) (specs []corev1.PodSpec) {
+	t.Helper()
 	for _, obj := range objects(t) {
-		var spec corev1.PodSpec
 		switch o := obj.(type) {
 		case *appsv1.Deployment:
-			spec = o.Spec.Template.Spec
+			specs = append(specs, o.Spec.Template.Spec)
 		case *batchv1.CronJob:
-			spec = o.Spec.JobTemplate.Spec.Template.Spec
-		default:
-			continue
+			specs = append(specs, o.Spec.JobTemplate.Spec.Template.Spec)
 		}
-		pods++
+	}
+	return specs
+}
+
+// The pods meet the restricted pod security standard, with a read-only root.
+func TestPodSecurity(t *testing.T) {
+	pods := podSpecs(t)
+	for _, spec := range pods {
 		p, c := spec.SecurityContext, spec.Containers[0].SecurityContext
 		if !*p.RunAsNonRoot || *p.RunAsUser != 65532 || p.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault {
 			t.Errorf("pod %+v", p)
@@ -136,8 +140,8 @@ func TestPodSecurity(t *testing.T) {
 			t.Errorf("container %+v", c)
 		}
 	}
-	if pods != 2 {
-		t.Errorf("%d pods in the manifests", pods)
+	if len(pods) != 2 {
+		t.Errorf("%d pods in the manifests", len(pods))
 	}
 }
 
@@ -152,18 +156,8 @@ func argument(c *corev1.Container, flag string) string {
 // The kubelet evicts a pod whose emptyDir has outgrown its limit, and the spool is lost with it. So the spool is
 // bounded below that, with room for what is written at the moment.
 func TestSpoolFitsItsVolume(t *testing.T) {
-	pods := 0
-	for _, obj := range objects(t) {
-		var spec corev1.PodSpec
-		switch o := obj.(type) {
-		case *appsv1.Deployment:
-			spec = o.Spec.Template.Spec
-		case *batchv1.CronJob:
-			spec = o.Spec.JobTemplate.Spec.Template.Spec
-		default:
-			continue
-		}
-		pods++
+	pods := podSpecs(t)
+	for _, spec := range pods {
 		bound, err := resource.ParseQuantity(argument(&spec.Containers[0], "--spool-max-size"))
 		if err != nil {
 			t.Fatalf("arguments %v: %v", spec.Containers[0].Args, err)
@@ -173,8 +167,8 @@ func TestSpoolFitsItsVolume(t *testing.T) {
 			t.Errorf("the spool may grow to 512Mi below %s, its volume to %s", bound.String(), limit.String())
 		}
 	}
-	if pods != 2 {
-		t.Errorf("%d pods in the manifests", pods)
+	if len(pods) != 2 {
+		t.Errorf("%d pods in the manifests", len(pods))
 	}
 }
 

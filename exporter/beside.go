@@ -53,7 +53,7 @@ func (c *capture) readBeside(ctx context.Context) bool {
 		return false
 	}
 	b := c.readAgain(ctx)
-	if b != nil && len(b.body) == 0 && c.out.size() == 0 {
+	if held, _ := c.out.reached(); b != nil && len(b.body) == 0 && held == 0 {
 		b.free(c.e)
 		b = c.readAgain(ctx)
 	}
@@ -76,7 +76,10 @@ func (c *capture) readAgain(ctx context.Context) *besideRead {
 	if c.e.beside.Acquire(ctx, besideSize) != nil {
 		return nil
 	}
-	b := &besideRead{req: podlog.Request{Since: c.out.further(besideSize)}, settled: time.Since(c.run.now().endSeen) >= c.e.settleDying}
+	b := &besideRead{settled: time.Since(c.run.now().endSeen) >= c.e.settleDying}
+	if held, last := c.out.reached(); held > besideSize && !last.IsZero() {
+		b.req.Since = last.Add(-time.Second)
+	}
 	err := b.read(ctx, c)
 	if held, last := c.out.reached(); err != nil || held > 0 && (len(b.body) == 0 || b.first.After(last)) {
 		c.e.metrics.read.WithLabelValues("closing").Add(float64(len(b.body)))

@@ -8,10 +8,20 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubelogexporter/kubelogexporter/exporter/kubetest"
 )
+
+// remove begins to delete the only pod, and waits for the stream of its log.
+func (w *trapped) remove(pod *corev1.Pod) {
+	w.t.Helper()
+	now := metav1.Now()
+	pod.DeletionTimestamp = &now
+	w.kube.SetPod(pod)
+	w.until("a stream", func() bool { return len(w.kube.Requests("follow=true")) > 0 })
+}
 
 // A pod is deleted, and its status tells of the exit while the kubelet keeps the stream open, for up to a second; then
 // the container is gone at once. What was read beside the stream proves the tail.
@@ -58,10 +68,7 @@ func TestReadBesideStream(t *testing.T) {
 					c.Serve(rw, r)
 				}
 			})
-			now := metav1.Now()
-			pod.DeletionTimestamp = &now
-			w.kube.SetPod(pod)
-			w.until("a stream", func() bool { return len(w.kube.Requests("follow=true")) > 0 })
+			w.remove(pod)
 			exit(pod, 3)
 			w.kube.SetPod(pod)
 			print(tt.later)
@@ -149,10 +156,7 @@ func TestReadBesideBeforeItSettled(t *testing.T) {
 					panic(http.ErrAbortHandler)
 				}
 			})
-			now := metav1.Now()
-			pod.DeletionTimestamp = &now
-			w.kube.SetPod(pod)
-			w.until("a stream", func() bool { return len(w.kube.Requests("follow=true")) > 0 })
+			w.remove(pod)
 			exit(pod, 3)
 			w.kube.SetPod(pod)
 			rec := w.await(1)[0]
@@ -191,10 +195,7 @@ func TestReadBesideLaggingStream(t *testing.T) {
 		<-time.After(time.Second)
 		_, _ = io.WriteString(rw, rest)
 	})
-	now := metav1.Now()
-	pod.DeletionTimestamp = &now
-	w.kube.SetPod(pod)
-	w.until("a stream", func() bool { return len(w.kube.Requests("follow=true")) > 0 })
+	w.remove(pod)
 	<-time.After(200 * time.Millisecond) // it has brought what is old
 	exit(pod, 3)
 	w.kube.SetPod(pod)

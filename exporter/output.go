@@ -194,28 +194,11 @@ func (o *output) resumed() {
 	o.last, o.held = o.log.Last(), o.log.Bytes()
 }
 
-// size is how much was written.
-func (o *output) size() int64 {
-	held, _ := o.reached()
-	return held
-}
-
 // reached is how much was written, and the last stamp of that. It may be called beside the writer.
 func (o *output) reached() (held int64, last time.Time) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.held, o.last
-}
-
-// further is where a read begins that is to bring the end of what was written last: at the first line, if there are
-// no more than so many bytes. It may be called beside the writer.
-func (o *output) further(size int64) time.Time {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.held <= size || o.last.IsZero() {
-		return time.Time{}
-	}
-	return o.last.Add(-time.Second)
 }
 
 // resume makes a new output go on where a snapshot ends, whose objects are stored already.

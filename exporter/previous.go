@@ -16,7 +16,7 @@ func (c *capture) checkPrevious(ctx context.Context, m moment) bool {
 	}
 	first := c.log.First()
 	c.nextRuns = first.IsZero() || !first.Before(next.startedAt)
-	current := c.firstNow(ctx)
+	current := c.glimpse(ctx, false).first
 	switch {
 	case current.IsZero():
 		return true

@@ -307,8 +307,9 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 	answered := c.e.nodes.ask(c.run.now().pod.node)
 	body, err := c.e.source.Open(bounded, c.request(req))
 	answered(err)
-	if err != nil && ourCut(bounded) != nil { // no header comes before the first byte
-		return c.silent(bounded, done, method, opened), true
+	if cut := ourCut(bounded); err != nil && cut != nil { // no header comes before the first byte
+		done()
+		return c.silent(method, opened, cut), true
 	}
 	if err != nil {
 		c.note(method, podlog.Result{}, err)
@@ -388,9 +389,7 @@ func (c *capture) ready() bool {
 
 // silent handles a stream that was cut before it had brought anything: the kubelet had taken the request, and not
 // even begun to answer.
-func (c *capture) silent(ctx context.Context, done func(), method string, opened time.Time) podlog.Result {
-	cause := ourCut(ctx)
-	done()
+func (c *capture) silent(method string, opened time.Time, cause error) podlog.Result {
 	c.note(method, podlog.Result{}, cause)
 	c.renew = errors.Is(cause, errRenew)
 	if b := c.beside; b != nil && b.settled && len(b.body) == 0 && c.log.Bytes() == 0 {

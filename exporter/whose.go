@@ -13,45 +13,29 @@ import (
 // clocksApart is more than the clocks of a cluster's nodes and API servers differ by.
 const clocksApart = 5 * time.Second
 
-// before is what the kubelet calls the log before the current one.
-type before struct {
-	none  bool      // it has no such log
+// glimpse is what the beginning of one of the container's logs tells.
+type glimpse struct {
+	none  bool      // the kubelet has no such log
 	own   bool      // it named this run, whose log it cannot find
 	empty bool      // it served an empty one
 	first time.Time // the stamp of its first line; zero if that is not known
 }
 
-// lookBefore asks for the beginning of the container's previous log.
-func (c *capture) lookBefore(ctx context.Context) before {
+// glimpse asks for the beginning of the container's current log, or of what the kubelet calls the previous one.
+func (c *capture) glimpse(ctx context.Context, previous bool) glimpse {
 	ctx, cancel := context.WithTimeout(ctx, probeTakes)
 	defer cancel()
-	body, err := c.e.source.Open(ctx, c.request(podlog.Request{Previous: true, LimitBytes: 64}))
+	body, err := c.e.source.Open(ctx, c.request(podlog.Request{Previous: previous, LimitBytes: 64}))
 	if err != nil {
-		return before{none: podlog.Classify(err) == podlog.RefusedNotThere}
+		return glimpse{none: podlog.Classify(err) == podlog.RefusedNotThere}
 	}
 	probe := podlog.New(discard{}, c.run.id.containerID)
 	res, err := probe.Read(body)
 	_ = body.Close()
 	if err != nil || res.TextKind != podlog.TextNone {
-		return before{own: res.Own}
+		return glimpse{own: res.Own}
 	}
-	return before{empty: res.Bytes == 0, first: probe.First()}
-}
-
-// firstNow returns the stamp of the first line of the container's current log; zero if that is not known.
-func (c *capture) firstNow(ctx context.Context) time.Time {
-	ctx, cancel := context.WithTimeout(ctx, probeTakes)
-	defer cancel()
-	body, err := c.e.source.Open(ctx, c.request(podlog.Request{LimitBytes: 64}))
-	if err != nil {
-		return time.Time{}
-	}
-	defer body.Close() //nolint:errcheck // its beginning is enough
-	probe := podlog.New(discard{}, c.run.id.containerID)
-	if res, err := probe.Read(body); err != nil || res.TextKind != podlog.TextNone {
-		return time.Time{}
-	}
-	return probe.First()
+	return glimpse{empty: res.Bytes == 0, first: probe.First()}
 }
 
 // checkCurrent makes sure that what was just read as the container's current log is this run's. A run may be
@@ -68,7 +52,7 @@ func (c *capture) checkCurrent(ctx context.Context) bool {
 	if !first.IsZero() && t != nil && first.Before(t.FinishedAt.Time) {
 		return true
 	}
-	b := c.lookBefore(ctx)
+	b := c.glimpse(ctx, true)
 	switch {
 	case b.none, !b.first.IsZero() && b.first.Before(c.run.startedAt):
 		c.own = true
@@ -77,7 +61,7 @@ func (c *capture) checkCurrent(ctx context.Context) bool {
 		c.own = !first.After(endOf(c.run.now()).Add(time.Second)) // or two runs have ended since
 		return true
 	case b.own && !first.IsZero():
-		switch now := c.firstNow(ctx); {
+		switch now := c.glimpse(ctx, false).first; {
 		case now.After(first):
 			c.own = !first.After(endOf(c.run.now()).Add(time.Second)) // what came before that was ours
 			return true
@@ -121,7 +105,7 @@ func (c *capture) makeCertain(ctx context.Context) {
 	if c.doubted.IsZero() {
 		c.doubted = time.Now()
 	}
-	b := c.lookBefore(ctx)
+	b := c.glimpse(ctx, true)
 	switch {
 	case b.none, !b.first.IsZero() && b.first.Before(c.log.First()):
 		c.certain = true
@@ -153,7 +137,7 @@ func (c *capture) surely(ctx context.Context) bool {
 	if c.podError() != nil || c.run.now().ended() {
 		return false
 	}
-	b := c.lookBefore(ctx)
+	b := c.glimpse(ctx, true)
 	return b.none || !b.first.IsZero() && b.first.Before(c.run.startedAt)
 }
 

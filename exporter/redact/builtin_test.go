@@ -89,7 +89,7 @@ func TestBuiltin(t *testing.T) {
 		"stripe-key":                {yes: []string{"«" + "sk" + "_live_" + fake(24, alnum) + "»", "«" + "rk" + "_test_" + fake(24, alnum) + "»", "«wh" + "sec_" + fake(32, alnum) + "»"}, no: []string{"sk_live_", "task_live_" + fake(24, alnum), "pk_live_" + fake(24, alnum)}},
 		"google-api-key":            {yes: []string{"?key=«" + "AI" + "za" + fake(35, alnum) + "»"}, no: []string{"AIza" + fake(20, alnum), "xAIza" + fake(35, alnum)}},
 		"google-oauth":              {yes: []string{"«" + "ya" + "29." + fake(60, alnum) + "»", "«GOC" + "SPX-" + fake(28, alnum) + "»"}, no: []string{"ya29.x", "maya29." + fake(30, alnum)}},
-		"npm-token":                 {yes: []string{"//registry.npmjs.org/:_auth «" + "np" + "m_" + fake(36, alnum) + "»"}, no: []string{"npm_config_registry", "npm_lifecycle_event_and_more_of_it_here_x"}},
+		"npm-token":                 {yes: []string{"//npm.example.com/:_auth «" + "np" + "m_" + fake(36, alnum) + "»"}, no: []string{"npm_config_registry", "npm_lifecycle_event_and_more_of_it_here_x"}},
 		"pypi-token":                {yes: []string{"«py" + "pi-AgEI" + fake(80, alnum) + "»"}, no: []string{"pypi-AgEI", "pypi-server"}},
 		"docker-token":              {yes: []string{"«dc" + "kr_pat_" + fake(27, alnum) + "»"}, no: []string{"dckr_pat_x"}},
 		"digitalocean-token":        {yes: []string{"«do" + "p_v1_" + fake(64, hex) + "»"}, no: []string{"dop_v1_" + fake(20, hex)}},
