@@ -21,8 +21,9 @@ func (e *Exporter) Look(ctx context.Context, namespace, name string, deleted boo
 	pod, err := e.kube.CoreV1().Pods(namespace).Get(ctx, name, metav1.GetOptions{})
 	switch {
 	case err == nil:
-		e.see(infoOf(pod), false)
-		gone = slices.DeleteFunc(gone, func(uid types.UID) bool { return uid == pod.UID })
+		seen := infoOf(pod)
+		e.see(seen, false)
+		gone = slices.DeleteFunc(gone, seen.is)
 	case !apierrors.IsNotFound(err):
 		return fmt.Errorf("look at pod %s/%s: %w", namespace, name, err)
 	}

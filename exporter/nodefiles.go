@@ -96,14 +96,10 @@ func (c *capture) fetch(ctx context.Context) (more int64, err error) {
 	if host == "" {
 		return 0, nodelog.ErrNotFound // it never came to a node
 	}
-	uid := string(m.pod.uid)
-	if static := m.pod.staticUID; static != "" {
-		uid = static
-	}
 	ctx, watched, done := c.watchdog(ctx, false)
 	defer done()
 	r, err := c.e.nodeFiles.client.Open(ctx, host, nodelog.Run{
-		Namespace: m.pod.namespace, Pod: m.pod.name, UID: uid, Container: c.run.id.container, Restart: c.run.restart,
+		Namespace: m.pod.namespace, Pod: m.pod.name, UID: string(m.pod.uid), Container: c.run.id.container, Restart: c.run.restart,
 	}, c.since())
 	if err != nil {
 		c.e.nodeFiles.tell(host, err)

@@ -17,7 +17,8 @@ import (
 // this; the rest is read again at capture. It never changes.
 type podInfo struct {
 	namespace, name string
-	uid             types.UID
+	uid             types.UID // of a static pod the kubelet's own, which its mirror's annotation tells
+	mirror          types.UID // metadata.uid of a static pod's mirror; empty for all others
 	version         string
 	created         time.Time
 	labels          []string // key, value, key, value …
@@ -26,8 +27,6 @@ type podInfo struct {
 	deletion        *time.Time
 	node, hostIP    string
 	account         string // the service account
-	// staticUID is the UID under which the kubelet knows a static pod; the API knows it by its mirror's.
-	staticUID       string
 	phase           corev1.PodPhase
 	reason, message string
 	runs            []view
@@ -37,8 +36,11 @@ func infoOf(pod *corev1.Pod) *podInfo {
 	p := &podInfo{
 		namespace: shared(pod.Namespace), name: pod.Name, uid: pod.UID, version: pod.ResourceVersion, created: pod.CreationTimestamp.Time,
 		labels: flat(pod.Labels), node: shared(pod.Spec.NodeName), hostIP: shared(pod.Status.HostIP), account: shared(pod.Spec.ServiceAccountName),
-		staticUID: pod.Annotations["kubernetes.io/config.hash"],
-		phase:     corev1.PodPhase(shared(string(pod.Status.Phase))), reason: pod.Status.Reason, message: pod.Status.Message, runs: views(pod),
+		phase: corev1.PodPhase(shared(string(pod.Status.Phase))), reason: pod.Status.Reason, message: pod.Status.Message, runs: views(pod),
+	}
+	if static := pod.Annotations[corev1.MirrorPodAnnotationKey]; static != "" {
+		p = p.as(types.UID(static))
+		p.mirror = pod.UID
 	}
 	p.loose = metav1.GetControllerOf(pod) == nil
 	for _, o := range pod.OwnerReferences {
@@ -49,7 +51,7 @@ func infoOf(pod *corev1.Pod) *podInfo {
 		}
 		p.owners = append(p.owners, owner)
 	}
-	if t := pod.DeletionTimestamp; t != nil {
+	if t := pod.DeletionTimestamp; t != nil && p.mirror == "" { // a mirror's deletion ends nothing: the kubelet makes another
 		p.deletion = utc(t.Time)
 	}
 	return p

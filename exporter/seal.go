@@ -113,16 +113,17 @@ var errOtherPod = errors.New("another pod has the name now")
 func (c *capture) seePod(ctx context.Context) {
 	known := c.run.now().pod
 	pod, err := c.e.kube.CoreV1().Pods(known.namespace).Get(ctx, known.name, metav1.GetOptions{})
+	seen := infoOf(pod) // of an empty one, if it was not got
 	c.notes.Lock()
-	if err == nil && pod.UID != known.uid {
-		err, c.other = errOtherPod, pod.CreationTimestamp.Time
+	if err == nil && !seen.is(known.uid) {
+		err, c.other = errOtherPod, seen.created
 	}
 	if c.podErr = err; err == nil {
 		c.object = pod
 	}
 	c.notes.Unlock()
 	if err == nil {
-		c.e.tracker.observe(infoOf(pod), false)
+		c.e.tracker.observe(seen, false)
 	}
 }
 

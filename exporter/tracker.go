@@ -125,6 +125,10 @@ func (t *tracker) observe(pod *podInfo, deleted bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	ps := t.pods[pod.uid]
+	if ps != nil && pod.mirror != "" && (pod.namespace != ps.pod.namespace || pod.name != ps.pod.name) {
+		pod = pod.as(pod.mirror) // anybody can write another static pod's UID into an annotation
+		ps = t.pods[pod.uid]
+	}
 	if ps == nil {
 		if deleted {
 			return // never seen alive by this process: nothing is known of its runs
@@ -143,11 +147,11 @@ func (t *tracker) observe(pod *podInfo, deleted bool) {
 	if ps.pod != nil && (older(pod, ps.pod) || deleted && pod.version == "") {
 		pod = ps.pod // the watch lags behind what was read directly, or nothing more is told than the deletion
 	}
-	ps.pod, ps.gone = pod, ps.gone || deleted
+	ps.pod = ps.mirrored(pod)
 	for _, r := range ps.runs {
 		r.slot = slotNone
 	}
-	for _, v := range slices.Concat(pod.runs, ps.unseen(pod)) {
+	for _, v := range slices.Concat(ps.pod.runs, ps.unseen(ps.pod)) {
 		r := ps.run(v.id)
 		if r == nil {
 			r = t.newRun(ps, v)
@@ -159,6 +163,16 @@ func (t *tracker) observe(pod *podInfo, deleted bool) {
 				r.endSeen = time.Now()
 			}
 		}
+	}
+	ps.gone = ps.gone || deleted && !t.mayReturn(ps)
+	t.settle(ps)
+}
+
+// lose notes that a pod is gone, and that nothing more will be told of it.
+func (t *tracker) lose(ps *podState) {
+	ps.gone = true
+	for _, r := range ps.runs {
+		r.slot = slotNone
 	}
 	t.settle(ps)
 }
@@ -276,11 +290,7 @@ func (t *tracker) vanished(namespace string) {
 	defer t.mu.Unlock()
 	for _, ps := range t.pods {
 		if ps.remembered && (namespace == "" || namespace == ps.pod.namespace) {
-			ps.gone = true
-			for _, r := range ps.runs {
-				r.slot = slotNone
-			}
-			t.settle(ps)
+			t.lose(ps)
 		}
 	}
 }

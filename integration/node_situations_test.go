@@ -117,8 +117,8 @@ func (c *cluster) urgent(name, script string, cpu resource.Quantity) *corev1.Pod
 	return pod
 }
 
-// static gives the kubelet a static pod, until the test ends.
-func (c *cluster) static(name, script string) {
+// static gives the kubelet a static pod, until the test ends or removes it.
+func (c *cluster) static(name, script string) (remove func()) {
 	c.t.Helper()
 	pod := shell(name, script)
 	pod.Namespace = c.namespace
@@ -127,11 +127,52 @@ func (c *cluster) static(name, script string) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	file := filepath.Join(c.node.StaticPods, c.namespace+".json")
+	file := filepath.Join(c.node.StaticPods, c.namespace+"-"+name+".json")
 	if err := os.WriteFile(file, data, 0o600); err != nil {
 		c.t.Fatal(err)
 	}
-	c.t.Cleanup(func() { _ = os.Remove(file) })
+	remove = func() { _ = os.Remove(file) }
+	c.t.Cleanup(remove)
+	return remove
+}
+
+// A static pod's mirror is deleted by force, which ends nothing: the kubelet makes another one within 90 s, and the
+// run has one record. Another static pod's manifest is removed, which ends it; its log goes with its mirror, and the
+// kubelet may not tell of its end before, so only an open stream has it for sure.
+func TestStaticPods(t *testing.T) {
+	t.Parallel() // it waits most of the time
+	c := newCluster(t)
+	buckets := c.exportBy("final", "live")
+	c.static("kept", `echo hello; /bin/busybox sleep 110; echo goodbye; exit 3`)
+	remove := c.static("removed", goodbye)
+	c.until(2*time.Minute, "the static pods to run", func() bool { return c.inPhase(corev1.PodRunning) == 2 })
+	time.Sleep(time.Second) // they have said hello
+	now := int64(0)
+	if err := c.kube.CoreV1().Pods(c.namespace).Delete(t.Context(), "kept-"+nodeName, metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil {
+		t.Fatal(err)
+	}
+	remove()
+	for name, b := range buckets {
+		var recs []*bundle.Record
+		c.until(4*time.Minute, "the records of two runs", func() bool {
+			recs = c.records(b)
+			return len(recs) >= 2
+		})
+		for _, rec := range recs {
+			said := c.said(b, rec)
+			t.Logf("%s: %s: %q, complete %v, exit %s, tail %+v", name, rec.Pod.Name, said, rec.Verdict.Complete, code(rec), rec.Verdict.Tail)
+			kept := strings.HasPrefix(rec.Pod.Name, "kept-")
+			if name == "final" && !kept && said == "" && rec.Verdict.Tail.Cause == bundle.CauseDeletedBeforeRead {
+				continue
+			}
+			if said != "hello goodbye" || kept && (!rec.Verdict.Complete || code(rec) != "3") {
+				t.Errorf("%s: %s: log %q, exit %s, verdict %+v", name, rec.Pod.Name, said, code(rec), rec.Verdict)
+			}
+		}
+		if len(recs) != 2 {
+			t.Errorf("%s: %d records of two runs", name, len(recs))
+		}
+	}
 }
 
 // A node whose kubelet, containerd or API server is away for some seconds: containers that end meanwhile, one
