@@ -130,6 +130,7 @@ func (c *cluster) debug(pod string) {
 // When one container's exit restarts all containers of its pod, the kubelet removes the dead ones at once,
 // and the API serves them no more. An open stream has their logs, and so have the node's files.
 func TestRestartAllContainers(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	c := newCluster(t)
 	buckets := c.exportBy("live", "recover")
 	pod := shell("crew", "")

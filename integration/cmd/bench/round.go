@@ -154,17 +154,44 @@ func (r *round) await(ctx context.Context, limit time.Duration, what string, ok 
 	return errors.Join(err, r.failed)
 }
 
-// delete deletes all pods some time after the last of them began to run.
-func (r *round) delete(ctx context.Context, after time.Duration, grace int64) error {
+// awaitRunning waits until some time after the last pod began to run.
+func (r *round) awaitRunning(ctx context.Context, after time.Duration) error {
 	err := r.await(ctx, 4*time.Minute, "running pods", func(pod *corev1.Pod, _ bool) bool { return pod.Status.Phase == corev1.PodRunning })
 	if err == nil {
 		err = pause(ctx, after)
 	}
+	return err
+}
+
+// delete deletes all pods together.
+func (r *round) delete(ctx context.Context, after time.Duration, grace int64) error {
+	err := r.awaitRunning(ctx, after)
 	if err == nil {
 		err = r.b.kube.CoreV1().Pods(r.namespace).DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: &grace}, metav1.ListOptions{})
 	}
 	if err == nil {
 		err = r.await(ctx, 3*time.Minute, "the deletions", func(_ *corev1.Pod, gone bool) bool { return gone })
+	}
+	return err
+}
+
+// deleteEach deletes one pod after the other, each when the one before is gone.
+func (r *round) deleteEach(ctx context.Context, after time.Duration) error {
+	err := r.awaitRunning(ctx, after)
+	for i := 0; i < r.workload.pods && err == nil; i++ {
+		name := r.pod(i).Name
+		if err = r.b.kube.CoreV1().Pods(r.namespace).Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
+			return fmt.Errorf("delete pod: %w", err)
+		}
+		var in bool
+		in, err = until(ctx, time.Minute, func() bool {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			return r.gone[name] || r.failed != nil
+		})
+		if err == nil && !in {
+			err = fmt.Errorf("wait for the deletion of %s: not within a minute", name)
+		}
 	}
 	return err
 }

@@ -44,12 +44,19 @@ func workloads(scale float64) []workload {
 	part := func(n int) int { return max(1, int(math.Round(float64(n)*scale))) }
 	burst, seconds := part(3_000_000), part(40)
 	const perSecond = 12_500
+	const lastWords = `i=0; p() { i=$((i+1)); printf 'line %07d %s %s .\n' $i $HOSTNAME "$1"; }
+trap 'p "last words"; exit 0' TERM; while :; do p "at work"; sleep 0.5; done`
 	return []workload{
 		{
 			name: "graceful", title: fmt.Sprintf("%d pods deleted together, each prints a last line on SIGTERM", part(40)), pods: part(40),
-			script: `i=0; p() { i=$((i+1)); printf 'line %07d %s %s .\n' $i $HOSTNAME "$1"; }
-trap 'p "last words"; exit 0' TERM; while :; do p "at work"; sleep 0.5; done`,
-			act: func(ctx context.Context, r *round) error { return r.delete(ctx, 3*time.Second, 30) },
+			script: lastWords,
+			act:    func(ctx context.Context, r *round) error { return r.delete(ctx, 3*time.Second, 30) },
+		},
+		{
+			name: "single", title: fmt.Sprintf("the same, %d pods deleted one after the other", part(20)), pods: part(20),
+			together: true, // one pod ends at a time, which is no contest
+			script:   lastWords,
+			act:      func(ctx context.Context, r *round) error { return r.deleteEach(ctx, 3*time.Second) },
 		},
 		{
 			name: "force", title: fmt.Sprintf("%d pods force-deleted (grace 0) while they write 10 lines a second", part(20)), pods: part(20),
