@@ -53,7 +53,7 @@ trap 'p "last words"; exit 0' TERM; while :; do p "at work"; sleep 0.5; done`
 			act:    func(ctx context.Context, r *round) error { return r.delete(ctx, 3*time.Second, 30) },
 		},
 		{
-			name: "single", title: fmt.Sprintf("the same, %d pods deleted one after the other", part(20)), pods: part(20),
+			name: "single", title: fmt.Sprintf("%d pods deleted one after the other, each prints a last line on SIGTERM", part(20)), pods: part(20),
 			together: true, // one pod ends at a time, which is no contest
 			script:   lastWords,
 			act:      func(ctx context.Context, r *round) error { return r.deleteEach(ctx, 3*time.Second) },
