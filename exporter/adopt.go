@@ -18,7 +18,7 @@ import (
 func (e *Exporter) adopt(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	for len(e.leftovers.ids()) > 0 {
+	for len(e.leftovers.pods()) > 0 {
 		select {
 		case <-ctx.Done():
 			return
@@ -27,8 +27,8 @@ func (e *Exporter) adopt(ctx context.Context) {
 		if e.Ready() != nil {
 			continue
 		}
-		for _, id := range e.leftovers.ids() {
-			if e.tracker.knows(id.podUID) {
+		for id, pod := range e.leftovers.pods() {
+			if e.tracker.knows(pod) {
 				continue
 			}
 			for _, left := range e.leftovers.take(id) {

@@ -6,8 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"k8s.io/apimachinery/pkg/types"
-
 	"github.com/kubelogexporter/kubelogexporter/exporter/podlog"
 	"github.com/kubelogexporter/kubelogexporter/sink"
 )
@@ -60,8 +58,8 @@ func (e *Exporter) seenAlive(r *run) {
 }
 
 // podGone is the tracker's word that a pod is gone and nothing more is to be done for it.
-func (e *Exporter) podGone(uid types.UID) {
-	if err := e.ledger.gone(uid); err != nil {
+func (e *Exporter) podGone(pod podKey) {
+	if err := e.ledger.gone(pod); err != nil {
 		e.log.Warn("cannot note the pods that are gone; the next start looks for them", "err", err)
 	}
 }
@@ -175,7 +173,14 @@ func (e *Exporter) firstLook(ctx context.Context, r *run) (begun bool) {
 	defer body.Close() //nolint:errcheck // a look only
 	l := podlog.New(discard{}, r.id.containerID)
 	res, err := l.Read(body)
-	return err == nil && res.Text == "" && r.witnessHead(l.First())
+	switch {
+	case err != nil, res.Text != "":
+		return false
+	case res.Join == podlog.JoinShort: // there is more of it than came
+		r.speaks()
+		return false
+	}
+	return r.witnessHead(l.First())
 }
 
 type discard struct{}

@@ -170,5 +170,5 @@ func (c *capture) provenBy(b *besideRead, before int64) bool {
 	c.served = true
 	c.joined(res)
 	c.piece(b.req, res, true)
-	return err == nil && c.judgeEnd(res, before)
+	return err == nil && c.judgeEnd(b.req, res, before)
 }

@@ -3,34 +3,30 @@ package exporter
 import (
 	"slices"
 
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
-
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
+	corev1 "k8s.io/api/core/v1"
 )
 
 // counts say, for each pod that is there, up to which restart count the runs of its containers have their
 // records. So runs that come and go while no exporter runs are known by the counts between.
-type counts map[types.UID]*countedPod
+type counts map[podKey]*countedPod
 
-type countedPod struct {
-	namespace, pod string
-	list           []counted
-}
+type countedPod struct{ list []counted }
 
 // take takes a line of a run that has its record, or, without a container, of a pod that is gone. It returns
 // whether that is news.
 func (c counts) take(e ledgerEntry) bool {
-	p := c[e.UID]
+	pod := podKey{e.Namespace, e.Pod, e.UID}
+	p := c[pod]
 	switch {
 	case e.Container == "":
-		delete(c, e.UID)
+		delete(c, pod)
 		return p != nil
 	case !e.names():
 		return false
 	case p == nil:
-		p = &countedPod{namespace: e.Namespace, pod: e.Pod}
-		c[e.UID] = p
+		p = &countedPod{}
+		c[pod] = p
 	}
 	i := slices.IndexFunc(p.list, func(n counted) bool { return n.container == e.Container })
 	switch {
@@ -46,9 +42,9 @@ func (c counts) take(e ledgerEntry) bool {
 
 // each shows a line for each container.
 func (c counts) each(show func(ledgerEntry)) (n int) {
-	for uid, p := range c {
+	for pod, p := range c {
 		for _, one := range p.list {
-			show(ledgerEntry{Done: true, UID: uid, Container: one.container, Namespace: p.namespace, Pod: p.pod, RestartCount: one.restart})
+			show(ledgerEntry{Done: true, UID: pod.uid, Container: one.container, Namespace: pod.namespace, Pod: pod.name, RestartCount: one.restart})
 			n++
 		}
 	}
@@ -70,10 +66,10 @@ func (l *ledger) count(e ledgerEntry) error {
 }
 
 // gone notes that a pod is gone.
-func (l *ledger) gone(uid types.UID) error {
+func (l *ledger) gone(pod podKey) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if e := (ledgerEntry{Done: true, UID: uid}); l.counted.take(e) {
+	if e := (ledgerEntry{Done: true, Namespace: pod.namespace, Pod: pod.name, UID: pod.uid}); l.counted.take(e) {
 		return l.append(e)
 	}
 	return nil
@@ -89,10 +85,10 @@ func countable(r *run, m moment) bool {
 func (t *tracker) rememberCount(pod *podInfo, container string, restart int32) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	ps := t.pods[pod.uid]
+	ps := t.pods[pod.key()]
 	if ps == nil {
 		ps = &podState{pod: pod, remembered: true}
-		t.pods[pod.uid] = ps
+		t.pods[pod.key()] = ps
 	}
 	if n, ok := ps.count(container); !ok || restart > n {
 		ps.setCount(container, restart)

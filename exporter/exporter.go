@@ -151,6 +151,7 @@ type Exporter struct {
 	segmentsToDouble         int
 	maxNamed                 int
 	statusWait, lostAfter    time.Duration
+	pollLive                 time.Duration
 	settleDying              time.Duration
 	stopped                  chan struct{} // closed when Run's context has ended
 	ship                     *shipper
@@ -216,7 +217,7 @@ func New(o Options) (*Exporter, error) {
 		rate:      newRate(o.ReadRate),
 		rotateAt:  orDefault(o.RotateAt, cautiousRotateAt), stopped: make(chan struct{}), replaced: make(chan struct{}, 1), segmentEvery: segmentEvery, renewAfter: renewAfter,
 		segmentsToDouble: segmentsToDouble, maxNamed: maxNamed,
-		statusWait: statusWait, lostAfter: lostAfter, settleDying: settleDying,
+		statusWait: statusWait, lostAfter: lostAfter, settleDying: settleDying, pollLive: pollLive,
 	}
 	e.exports.Store(chosen)
 	e.undecidable.Interval = time.Minute
@@ -226,6 +227,7 @@ func New(o Options) (*Exporter, error) {
 	e.metrics = newMetrics(o.Metrics)
 	e.space, e.directs = newSpace(spool, o, e.metrics), make(chan struct{}, maxDirects)
 	e.tracker = newTracker(e.begin, e.seenAlive, e.hasRecord, e.hasSnapshot)
+	e.tracker.lookFor = e.lookForMirror
 	e.access = newAccess(kube, o.Log)
 	e.sample = newSampler(o.Bucket, o.Log, o.Metrics)
 	e.ship = newShipper(e, orDefault(o.Uploads, defaultUploads))

@@ -341,8 +341,8 @@ func (c *capture) poll(ctx context.Context) {
 	case m.dying:
 		c.next(prioDying, time.Now().Add(pollDying), c.follow)
 	case ok:
-		c.next(prioLive, time.Now().Add(pollLive), c.follow)
+		c.next(prioLive, time.Now().Add(c.e.pollLive), c.follow)
 	default:
-		c.next(prioLive, time.Now().Add(max(backoff(c.refused), pollLive)), c.follow)
+		c.next(prioLive, time.Now().Add(max(backoff(c.refused), c.e.pollLive)), c.follow)
 	}
 }

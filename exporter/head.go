@@ -13,23 +13,40 @@ const fillsAFile = 10 * time.Second
 func (r *run) witnessHead(first time.Time) (known bool) {
 	r.tracker.mu.Lock()
 	defer r.tracker.mu.Unlock()
-	if first.IsZero() {
-		r.headOK = r.headOK || time.Since(r.startedAt) < 10*time.Second
+	switch {
+	case first.IsZero() && r.spoke:
+		return false
+	case first.IsZero():
+		r.headOK = r.headOK || time.Since(r.startedAt) < r.tracker.fillsAFile
 		r.emptyAt = time.Now()
 		return false
-	}
-	if r.head.IsZero() {
+	case r.head.IsZero():
 		r.head = first
-		r.headOK = r.headOK && first.Sub(r.emptyAt) < fillsAFile
+		r.headOK = r.headOK && first.Sub(r.emptyAt) < r.tracker.fillsAFile
 	}
 	return true
+}
+
+// speaks notes that a piece of the log's first line was seen, cut within its stamp: whatever is served later, the log is
+// not empty.
+func (r *run) speaks() {
+	r.tracker.mu.Lock()
+	defer r.tracker.mu.Unlock()
+	r.spoke = true
+}
+
+// silent says whether nothing of the log was ever seen.
+func (r *run) silent() bool {
+	r.tracker.mu.Lock()
+	defer r.tracker.mu.Unlock()
+	return r.head.IsZero() && !r.spoke
 }
 
 // stayedEmpty notes that a stream, opened at that time, brought nothing of the run's log until now.
 func (r *run) stayedEmpty(opened time.Time) {
 	r.tracker.mu.Lock()
 	defer r.tracker.mu.Unlock()
-	if r.head.IsZero() && (r.emptyAt.IsZero() && opened.Sub(r.startedAt) < fillsAFile || r.headOK && opened.Sub(r.emptyAt) < fillsAFile) {
+	if r.head.IsZero() && !r.spoke && (r.emptyAt.IsZero() && opened.Sub(r.startedAt) < r.tracker.fillsAFile || r.headOK && opened.Sub(r.emptyAt) < r.tracker.fillsAFile) {
 		r.headOK, r.emptyAt = true, time.Now()
 	}
 }
@@ -39,7 +56,7 @@ func (r *run) stayedEmpty(opened time.Time) {
 func (r *run) emptyUntil(end time.Time) bool {
 	r.tracker.mu.Lock()
 	defer r.tracker.mu.Unlock()
-	return r.headOK && r.head.IsZero() && end.Sub(r.emptyAt) < fillsAFile
+	return r.headOK && r.head.IsZero() && end.Sub(r.emptyAt) < r.tracker.fillsAFile
 }
 
 // witnessedHead returns the stamp of the log's first line as it was seen while the run went on, and, if that

@@ -78,17 +78,19 @@ func (c *capture) judgeHeadOf(m moment, b beginning) bundle.Part {
 	proven := func(evidence string) bundle.Part {
 		return bundle.Part{State: bundle.Proven, Evidence: []string{evidence}}
 	}
+	missed := !witness.IsZero() && !witness.Equal(first)
+	missed = missed && !(c.node != nil && c.log.Found()) // its files may begin before what the API served at that time
 	switch {
-	case c.node != nil && c.node.Head:
+	case c.node != nil && c.node.Head && !missed:
 		return bundle.Part{State: bundle.Proven, Evidence: c.node.Evidence}
 	case c.earlier != nil && c.earlier.Verdict.Head.Cause != bundle.CauseStillRunning:
 		return c.earlier.Verdict.Head
-	case !witness.IsZero() && !witness.Equal(first):
+	case missed:
 		return bundle.Part{
 			State: bundle.Lost, Cause: bundle.CauseRotated, After: utc(witness), Before: utc(first),
 			Evidence: []string{"the first line seen while the container ran is no longer served"},
 		}
-	case b.empty && (c.run.emptyUntil(endOf(m)) || lived(c.run, m) < nearStart):
+	case b.empty && c.run.silent() && (c.run.emptyUntil(endOf(m)) || lived(c.run, m) < nearStart):
 		return proven("the kubelet served an empty log, and it was empty from the start")
 	case !seenEmpty.IsZero() && c.noFileBefore(b.burst, first.Sub(seenEmpty)):
 		return proven("the log was seen empty right after the start, and the first line after that is the first one held")

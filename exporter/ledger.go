@@ -64,6 +64,7 @@ type ledgerEntry struct {
 	ContainerID  string               `json:"containerID"`
 	Namespace    string               `json:"namespace,omitempty"`
 	Pod          string               `json:"pod,omitempty"`
+	Mirror       types.UID            `json:"mirror,omitempty"` // of a static pod
 	Node         string               `json:"node,omitempty"`
 	HostIP       string               `json:"hostIP,omitempty"`
 	Labels       map[string]string    `json:"labels,omitempty"`
@@ -86,7 +87,7 @@ func (l ledgerEntry) id() runID {
 func entryOf(r *run, pod *podInfo) ledgerEntry {
 	return ledgerEntry{
 		UID: r.id.podUID, Container: r.id.container, ContainerID: r.id.containerID,
-		Namespace: pod.namespace, Pod: pod.name, Node: pod.node, HostIP: pod.hostIP,
+		Namespace: pod.namespace, Pod: pod.name, Mirror: pod.mirror, Node: pod.node, HostIP: pod.hostIP,
 		Labels: pod.labelMap(), Owners: pod.owners, Loose: pod.loose && len(pod.owners) > 0, Type: r.kind, Image: r.image, ImageID: r.imageID,
 		RestartCount: r.restart, StartedAt: utc(r.startedAt),
 	}
@@ -94,7 +95,7 @@ func entryOf(r *run, pod *podInfo) ledgerEntry {
 
 // run returns the pod and the run as a tracker takes them.
 func (l ledgerEntry) run() (*podInfo, view) {
-	pod := &podInfo{namespace: l.Namespace, name: l.Pod, uid: l.UID, labels: flat(l.Labels), owners: l.Owners, loose: l.Loose, node: l.Node, hostIP: l.HostIP}
+	pod := &podInfo{namespace: l.Namespace, name: l.Pod, uid: l.UID, mirror: l.Mirror, labels: flat(l.Labels), owners: l.Owners, loose: l.Loose, node: l.Node, hostIP: l.HostIP}
 	v := view{id: l.id(), kind: l.Type, restart: l.RestartCount, image: l.Image, imageID: l.ImageID}
 	if l.StartedAt != nil {
 		v.startedAt = *l.StartedAt

@@ -58,14 +58,15 @@ func (l *leftovers) redacted(id runID) bool {
 	return slices.ContainsFunc(l.m[id], (*leftover).redacted)
 }
 
-func (l *leftovers) ids() []runID {
+// pods returns the runs of which there are some, each with its pod.
+func (l *leftovers) pods() map[runID]podKey {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	ids := make([]runID, 0, len(l.m))
-	for id := range l.m {
-		ids = append(ids, id)
+	pods := make(map[runID]podKey, len(l.m))
+	for id, left := range l.m {
+		pods[id] = podKey{left[0].about.Namespace, left[0].about.Pod.Name, id.podUID}
 	}
-	return ids
+	return pods
 }
 
 // has says whether there are any of a run.

@@ -23,7 +23,7 @@ func (e *Exporter) Look(ctx context.Context, namespace, name string, deleted boo
 	case err == nil:
 		seen := infoOf(pod)
 		e.see(seen, false)
-		gone = slices.DeleteFunc(gone, seen.is)
+		gone = slices.DeleteFunc(gone, func(uid types.UID) bool { return uid == seen.uid })
 	case !apierrors.IsNotFound(err):
 		return fmt.Errorf("look at pod %s/%s: %w", namespace, name, err)
 	}
@@ -38,9 +38,9 @@ func (e *Exporter) Look(ctx context.Context, namespace, name string, deleted boo
 func (t *tracker) named(namespace, name string) (uids []types.UID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for uid, ps := range t.pods {
-		if ps.pod.name == name && ps.pod.namespace == namespace {
-			uids = append(uids, uid)
+	for pod := range t.pods {
+		if pod.name == name && pod.namespace == namespace {
+			uids = append(uids, pod.uid)
 		}
 	}
 	return uids

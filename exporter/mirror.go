@@ -1,10 +1,17 @@
 package exporter
 
 import (
+	"cmp"
+	"context"
+	"maps"
 	"slices"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
 
 // A static pod is the kubelet's own. The API shows a mirror of it, with a UID of its own, whose deletion ends nothing:
@@ -14,44 +21,100 @@ import (
 // it looks at the pod next, after 60 to 90 s.
 const mirrorReturns = 2 * time.Minute
 
-// mayReturn says whether a pod that was deleted is a static one with containers that may go on. If no mirror of it
-// is seen soon, it is gone.
-func (t *tracker) mayReturn(ps *podState) bool {
-	goesOn := func(r *run) bool { return r.term == nil && !r.unseen }
-	if ps.pod.mirror == "" || !slices.ContainsFunc(ps.runs, goesOn) {
-		return false
+// mirrors makes the pod, as its mirror shows it, the static one.
+func (p *podInfo) mirrors(static types.UID) {
+	p.mirror, p.uid = p.uid, static
+	for i := range p.runs {
+		p.runs[i].id.podUID = static
 	}
-	last := ps.pod
-	time.AfterFunc(mirrorReturns, func() {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		if t.pods[last.uid] == ps && ps.pod == last {
-			t.lose(ps)
-		}
-	})
-	return true
 }
 
-// mirrored returns a pod as it is, or a new mirror that has no status yet with the one of the mirror before: it gets
-// its own after some seconds.
+// mirrored returns a pod as it is, or a new mirror that has no status yet with what the one before told: it gets its
+// own after some seconds.
 func (ps *podState) mirrored(pod *podInfo) *podInfo {
 	if pod.mirror == "" || len(pod.runs) > 0 || ps.pod == nil {
 		return pod
 	}
 	fresh := *pod
-	fresh.runs = ps.pod.runs
+	fresh.runs, fresh.hostIP = ps.pod.runs, cmp.Or(pod.hostIP, ps.pod.hostIP)
 	return &fresh
 }
 
-// as returns the pod under another UID.
-func (p *podInfo) as(uid types.UID) *podInfo {
-	other := *p
-	other.uid, other.mirror, other.runs = uid, "", slices.Clone(p.runs)
-	for i := range other.runs {
-		other.runs[i].id.podUID = uid
-	}
-	return &other
+// earlierMirror says whether a pod is a mirror that another one has followed already.
+func (ps *podState) earlierMirror(pod *podInfo) bool {
+	return pod.mirror != "" && ps.pod != nil && ps.pod.mirror != "" && pod.mirror != ps.pod.mirror
 }
 
-// is says whether the pod is known by this UID.
-func (p *podInfo) is(uid types.UID) bool { return uid == p.uid || uid == p.mirror }
+// mirrorAway is the wait for the next mirror of a static pod.
+type mirrorAway struct {
+	ps    *podState
+	timer *time.Timer
+}
+
+// mayReturn says whether a pod that was deleted is a static one whose containers may go on. Then its mirror is waited
+// for. Where the status has told the end of all of them, the kubelet has ended the pod.
+func (t *tracker) mayReturn(ps *podState) bool {
+	ended := func(v view) bool { return v.slot == slotCurrent && v.term != nil || v.kind == bundle.TypeEphemeral }
+	over := make(map[string]bool)
+	for _, v := range ps.pod.runs {
+		over[v.id.container] = over[v.id.container] || ended(v)
+	}
+	if ps.pod.mirror == "" || len(over) > 0 && !slices.Contains(slices.Collect(maps.Values(over)), false) {
+		return false
+	}
+	t.await(ps)
+	return true
+}
+
+// await lets somebody look after some time whether a static pod has a mirror again.
+func (t *tracker) await(ps *podState) {
+	pod := ps.pod
+	t.mirrorBack(pod)
+	if t.away == nil {
+		t.away = make(map[string]mirrorAway)
+	}
+	t.away[pod.namespace+"/"+pod.name] = mirrorAway{ps, time.AfterFunc(mirrorReturns, func() { t.lookFor(pod) })}
+}
+
+// mirrorBack ends the wait for a mirror of that name. A static pod that was waited for and is not the one which has
+// the name now has ended: its manifest was changed.
+func (t *tracker) mirrorBack(pod *podInfo) {
+	name := pod.namespace + "/" + pod.name
+	away, ok := t.away[name]
+	if !ok {
+		return
+	}
+	away.timer.Stop()
+	delete(t.away, name)
+	if away.ps.pod.uid != pod.uid {
+		t.lose(away.ps)
+	}
+}
+
+// noMirror notes that no mirror of a static pod has come, or that it is not known whether one has.
+func (t *tracker) noMirror(pod *podInfo, sure bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch away, ok := t.away[pod.namespace+"/"+pod.name]; {
+	case !ok || away.ps.pod.uid != pod.uid || t.closed: // it has come, or another
+	case sure:
+		delete(t.away, pod.namespace+"/"+pod.name)
+		t.lose(away.ps)
+	default:
+		t.await(away.ps)
+	}
+}
+
+// lookForMirror asks the API server for a static pod's mirror: the watch may be behind, or broken.
+func (e *Exporter) lookForMirror(known *podInfo) {
+	if e.stopping() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), probeTakes)
+	defer cancel()
+	pod, err := e.kube.CoreV1().Pods(known.namespace).Get(ctx, known.name, metav1.GetOptions{})
+	if err == nil {
+		e.see(infoOf(pod), false)
+	}
+	e.tracker.noMirror(known, err == nil || apierrors.IsNotFound(err))
+}

@@ -1,6 +1,8 @@
 package exporter
 
 import (
+	"strconv"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -56,7 +58,7 @@ func TestMirrorDeleted(t *testing.T) {
 			if rec.Pod.UID != staticUID || rec.Pod.DeletionTimestamp != nil {
 				t.Errorf("UID %s, deleted at %v", rec.Pod.UID, rec.Pod.DeletionTimestamp)
 			}
-			if running := e.tracker.running(); len(running) != 1 || running[0].id.podUID != "0b54cd8c-0000-4000-8000-0000000000ff" {
+			if running := e.tracker.running(); len(running) != 1 || running[0].pod.pod.name != "forged" {
 				t.Errorf("running: %v", running)
 			}
 			if n := len(w.kube.Requests("follow=true")); policy == CaptureFinal && n > 0 {
@@ -67,34 +69,98 @@ func TestMirrorDeleted(t *testing.T) {
 	}
 }
 
-// A static pod whose mirror is deleted has ended if no other mirror comes, and not before.
-func TestMirrorDoesNotReturn(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var handed []moment
-		tr := newTracker(func(r *run, _ priority) bool { handed = append(handed, r.moment()); return true }, func(*run) {}, func(*run) {}, func(*run) {})
-		pod := &podInfo{namespace: "shop", name: "static", uid: staticUID, mirror: "a", version: "1", runs: []view{{id: runID{podUID: staticUID, container: "app", containerID: "x"}, slot: slotCurrent}}}
-		seen := func(version string, deleted bool) {
-			next := *pod
-			next.version = version
-			tr.observe(&next, deleted)
-		}
-		seen("1", false)
-		seen("2", true)
-		time.Sleep(mirrorReturns / 2)
-		seen("3", false)
-		time.Sleep(mirrorReturns)
-		if len(handed) > 0 {
-			t.Fatalf("it counts as gone, though another mirror came: %+v", handed)
-		}
-		seen("4", true)
-		time.Sleep(mirrorReturns - 1)
-		if len(handed) > 0 {
-			t.Fatalf("it counts as gone at once: %+v", handed)
-		}
-		time.Sleep(time.Nanosecond)
-		synctest.Wait()
-		if len(handed) != 1 || !handed[0].podGone || handed[0].reachable() {
-			t.Errorf("handed out: %+v", handed)
-		}
-	})
+// A static pod whose mirror was deleted has ended if no other mirror comes, or the pod of another manifest, or if the
+// status told the end of all of its containers.
+func TestMirrorAway(t *testing.T) {
+	const moment = time.Millisecond
+	type step = func(*mirrored)
+	pause := func(d time.Duration) step { return func(*mirrored) { time.Sleep(d) } }
+	seen := func(mirror types.UID, change ...func(*podInfo)) step {
+		return func(m *mirrored) { m.see(mirror, false, change...) }
+	}
+	deleted := func(mirror types.UID, change ...func(*podInfo)) step {
+		return func(m *mirrored) { m.see(mirror, true, change...) }
+	}
+	finds := func(what string) step { return func(m *mirrored) { m.finds.Store(what) } }
+	silent := func(p *podInfo) { p.runs = nil }
+	looped := func(p *podInfo) { p.runs[0].slot, p.runs[0].term = slotPrevious, &corev1.ContainerStateTerminated{} }
+	ended := func(p *podInfo) { p.runs[0].term = &corev1.ContainerStateTerminated{} }
+	other := func(p *podInfo) {
+		p.uid = "other"
+		p.runs[0].id = runID{podUID: "other", container: "app", containerID: "y"}
+	}
+	known := func(m *mirrored) {
+		e := ledgerEntry{UID: staticUID, Container: "app", ContainerID: "x", Namespace: "shop", Pod: "static", Mirror: "a"}
+		pod, run := e.run()
+		m.tr.remember(pod, run, "")
+		m.tr.vanished("")
+	}
+	for name, tt := range map[string]struct {
+		steps []step
+		gone  bool
+	}{
+		"away":                       {steps: []step{seen("a"), deleted("a"), pause(mirrorReturns - moment)}},
+		"away for long":              {steps: []step{seen("a"), deleted("a"), pause(mirrorReturns + moment)}, gone: true},
+		"away for long, not known":   {steps: []step{seen("a"), finds("error"), deleted("a"), pause(mirrorReturns + moment)}},
+		"away for long, known later": {steps: []step{seen("a"), finds("error"), deleted("a"), pause(mirrorReturns + moment), finds(""), pause(mirrorReturns)}, gone: true},
+		"back":                       {steps: []step{seen("a"), deleted("a"), pause(moment), seen("b"), pause(2 * mirrorReturns)}},
+		"back, without a status":     {steps: []step{seen("a"), deleted("a"), pause(moment), seen("b", silent), pause(2 * mirrorReturns)}},
+		"back, away":                 {steps: []step{seen("a"), deleted("a"), pause(mirrorReturns / 2), seen("b"), deleted("b"), pause(mirrorReturns - moment)}},
+		"back unseen":                {steps: []step{seen("a"), finds("b"), deleted("a"), pause(2 * mirrorReturns)}},
+		"told late of the first":     {steps: []step{seen("a"), seen("b"), deleted("a"), pause(2 * mirrorReturns)}},
+		"in a crash loop":            {steps: []step{seen("a", looped), deleted("a", looped), pause(mirrorReturns - moment)}},
+		"ended":                      {steps: []step{seen("a", ended), deleted("a", ended)}, gone: true},
+		"the manifest was changed":   {steps: []step{seen("a"), deleted("a"), pause(moment), seen("b", other)}, gone: true},
+		"known from before":          {steps: []step{known, pause(mirrorReturns - moment), seen("b", silent), pause(2 * mirrorReturns)}},
+		"known from before, gone":    {steps: []step{known, pause(mirrorReturns + moment)}, gone: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := &mirrored{}
+				m.finds.Store("")
+				m.tr = newTracker(func(r *run, _ priority) bool {
+					m.gone = m.gone || r.id.podUID == staticUID && !r.moment().reachable()
+					return true
+				}, func(*run) {}, func(*run) {}, func(*run) {})
+				m.tr.lookFor = func(p *podInfo) {
+					if m.finds.Load() == "b" {
+						m.see("b", false)
+					}
+					m.tr.noMirror(p, m.finds.Load() != "error")
+				}
+				for _, step := range tt.steps {
+					step(m)
+					synctest.Wait()
+				}
+				if m.gone != tt.gone {
+					t.Errorf("it counts as gone: %v", m.gone)
+				}
+				for _, ps := range m.tr.pods {
+					if n, _ := ps.count("app"); len(ps.runs) != 1 || n != 0 {
+						t.Errorf("%d runs, counted up to %d", len(ps.runs), n)
+					}
+				}
+			})
+		})
+	}
+}
+
+// mirrored is a tracker that sees a static pod, and what a look at the API server finds of it.
+type mirrored struct {
+	tr      *tracker
+	version int
+	finds   atomic.Value // a string
+	gone    bool
+}
+
+func (m *mirrored) see(mirror types.UID, deleted bool, change ...func(*podInfo)) {
+	m.version++
+	pod := &podInfo{
+		namespace: "shop", name: "static", uid: staticUID, mirror: mirror, version: strconv.Itoa(m.version),
+		runs: []view{{id: runID{podUID: staticUID, container: "app", containerID: "x"}, slot: slotCurrent}},
+	}
+	for _, change := range change {
+		change(pod)
+	}
+	m.tr.observe(pod, deleted)
 }

@@ -110,6 +110,10 @@ func (c *capture) fetch(ctx context.Context) (more int64, err error) {
 		return 0, err
 	}
 	fresh := c.log.Bytes() == 0
+	if fresh {
+		witness, _ := c.run.witnessedHead()
+		c.log.Seek(witness)
+	}
 	c.log.RefuseHoles = false
 	res, err := c.log.Read(watched(r))
 	if fresh || res.Appended > 0 || err != nil {
@@ -154,7 +158,7 @@ func (c *capture) consult(ctx context.Context) {
 	c.keep()
 	_, err := c.fetch(ctx)
 	switch old := c.kept; {
-	case err == nil && (!old.had() || c.log.Bytes() >= old.log.Bytes()):
+	case err == nil && (!old.had() || c.log.Bytes() >= old.log.Bytes() || c.mends(old)):
 		if old.had() && old.tail.State == bundle.Proven && old.log.Last().Equal(c.log.Last()) {
 			c.tail = old.tail
 		}
@@ -163,6 +167,13 @@ func (c *capture) consult(ctx context.Context) {
 		c.reset()
 		c.held, c.kept = *old, nil
 	}
+}
+
+// mends says whether what was read from the node covers what the API gave, and has no hole where that has one: a line
+// that was cut at a hole makes it the longer one.
+func (c *capture) mends(old *held) bool {
+	return old.middle.State != bundle.Proven && c.node != nil && c.node.Middle &&
+		!c.log.First().After(old.log.First()) && !c.log.Last().Before(old.log.Last())
 }
 
 // salvage reads the files of a run that the API cannot name any more, as long as they are there. The

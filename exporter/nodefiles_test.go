@@ -31,7 +31,7 @@ func (n *node) use(mode NodeLogs) func(*Options) {
 	return func(o *Options) {
 		o.NodeLogs = mode
 		o.Kube.BearerToken = kubetest.KubeletToken
-		o.Kubelets.CAFile, o.Kubelets.Port = n.kube.CAFile(), n.kube.Port()
+		o.Kubelets.CAFile, o.Kubelets.Port, o.Kubelets.MaxFiles = n.kube.CAFile(), n.kube.Port(), 5
 	}
 }
 
@@ -106,6 +106,67 @@ func TestNodeFiles(t *testing.T) {
 	}
 }
 
+// How many files a kubelet keeps is not known unless somebody says so: that there are few proves nothing.
+func TestNodeFilesProveNoHeadByDefault(t *testing.T) {
+	t.Parallel()
+	w, n := newWorld(t), newNode(t)
+	pod := n.ended(w, "rotated")
+	pod.Status.ContainerStatuses[0].State.Terminated.StartedAt.Time = time.Now().Add(-time.Hour)
+	w.kube.SetPod(pod)
+	w.start(func(o *Options) {
+		n.use(NodeLogsPrefer)(o)
+		o.Kubelets.MaxFiles = 0
+	})
+	rec := w.await(1)[0]
+	if v := rec.Verdict; words(w.text(rec)) != "a b" || v.Head.State != bundle.Unproven || v.Middle.State != bundle.Proven {
+		t.Errorf("log %q, verdict %+v", words(w.text(rec)), rec.Verdict)
+	}
+}
+
+// A first line that was seen while the container ran, and that the node's files do not have, was removed, however
+// many files a kubelet is said to keep. A later one that was seen says nothing.
+func TestNodeFilesAndFirstLook(t *testing.T) {
+	for name, tt := range map[string]struct {
+		lines []string // in the rotated file
+		state bundle.PartState
+	}{
+		"removed": {state: bundle.Lost},
+		"earlier": {lines: []string{"z", "a"}, state: bundle.Proven},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w, n := newWorld(t), newNode(t)
+			pod, c := w.pod("rotated")
+			at := time.Now()
+			pod.Status.ContainerStatuses[0].State.Running.StartedAt.Time = at.Add(-time.Hour)
+			pod.Status.HostIP = "127.0.0.1"
+			c.Print(at, "a\n")
+			w.kube.SetPod(pod)
+			e := w.start(n.use(NodeLogsPrefer))
+			w.until("the first look", func() bool {
+				for _, r := range e.tracker.running() {
+					seen, _ := r.witnessedHead()
+					return !seen.IsZero()
+				}
+				return false
+			})
+			if len(tt.lines) > 0 {
+				n.write(pod, "0.log.20260102-030405", at.Add(-time.Microsecond), tt.lines...)
+			}
+			n.write(pod, "0.log", at.Add(time.Millisecond), "b")
+			c.Rotate(at, "")
+			c.Print(at.Add(time.Millisecond), "b\n")
+			c.Exit()
+			exit(pod, 1)
+			w.kube.SetPod(pod)
+			rec := w.await(1)[0]
+			if got := words(w.text(rec)); rec.Verdict.Head.State != tt.state || got != strings.Join(append(tt.lines, "b"), " ") {
+				t.Errorf("log %q, verdict %+v", got, rec.Verdict)
+			}
+		})
+	}
+}
+
 // The files of a pod that was deleted by force are read until they vanish.
 func TestForceDeletedFromFiles(t *testing.T) {
 	w, n := newWorld(t), newNode(t)
@@ -124,6 +185,29 @@ func TestForceDeletedFromFiles(t *testing.T) {
 	rec := w.await(1)[0]
 	if got := words(w.text(rec)); got != "one two" || rec.Verdict.Tail.State != bundle.Unproven || rec.Verdict.Head.State != bundle.Proven {
 		t.Errorf("log %q, verdict %+v", got, rec.Verdict)
+	}
+}
+
+// An evicted pod's files are read at once where the API has nothing of it any more.
+func TestEvictedFromFiles(t *testing.T) {
+	t.Parallel()
+	w, n := newWorld(t), newNode(t)
+	pod, c := w.pod("evicted")
+	n.write(pod, "0.log", time.Now(), "one", "two")
+	c.Exit()
+	c.Remove()
+	exit(pod, 137)
+	pod.Status.Phase, pod.Status.Reason = corev1.PodFailed, "Evicted"
+	e := w.start(n.use(NodeLogsRecover))
+	w.until("the exporter to be ready", func() bool { return e.Ready() == nil })
+	w.kube.SetPod(pod)
+	<-time.After(600 * time.Millisecond)
+	if err := os.RemoveAll(n.runs(pod)); err != nil {
+		t.Fatal(err)
+	}
+	rec := w.await(1)[0]
+	if got := words(w.text(rec)); got != "one two" {
+		t.Errorf("log %q, verdict %+v, reads %+v", got, rec.Verdict, rec.Capture.Reads)
 	}
 }
 

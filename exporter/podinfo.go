@@ -38,9 +38,8 @@ func infoOf(pod *corev1.Pod) *podInfo {
 		labels: flat(pod.Labels), node: shared(pod.Spec.NodeName), hostIP: shared(pod.Status.HostIP), account: shared(pod.Spec.ServiceAccountName),
 		phase: corev1.PodPhase(shared(string(pod.Status.Phase))), reason: pod.Status.Reason, message: pod.Status.Message, runs: views(pod),
 	}
-	if static := pod.Annotations[corev1.MirrorPodAnnotationKey]; static != "" {
-		p = p.as(types.UID(static))
-		p.mirror = pod.UID
+	if static := pod.Annotations[corev1.MirrorPodAnnotationKey]; bundle.IsUID(static) {
+		p.mirrors(types.UID(static))
 	}
 	p.loose = metav1.GetControllerOf(pod) == nil
 	for _, o := range pod.OwnerReferences {
@@ -85,6 +84,15 @@ func (p *podInfo) labelMap() map[string]string {
 }
 
 func (p *podInfo) dying() bool { return p.deletion != nil }
+
+// podKey tells pods apart. The UID alone does not where it is a static pod's: two nodes may run the same manifest,
+// and anybody may write an annotation.
+type podKey struct {
+	namespace, name string
+	uid             types.UID
+}
+
+func (p *podInfo) key() podKey { return podKey{p.namespace, p.name, p.uid} }
 
 // GetObjectMeta lets an informer file the pod by its name.
 func (p *podInfo) GetObjectMeta() metav1.Object {

@@ -54,7 +54,8 @@ func (c *capture) read(ctx context.Context) {
 		c.seal(ctx)
 		return
 	}
-	if c.e.nodeFiles != nil && c.e.nodeFiles.prefer && !c.consulted {
+	vanishing := c.missed > 0 && m.vanishes() // and its files outlive what the API has of it by a moment
+	if c.e.nodeFiles != nil && (c.e.nodeFiles.prefer || vanishing) && !c.consulted {
 		if _, err := c.fetch(ctx); err == nil {
 			c.nextClosing()
 			return
@@ -202,6 +203,9 @@ func (c *capture) readEnd(ctx context.Context) (more int64) {
 	c.log.RefuseHoles = before > 0 && !c.certain
 	res, err := c.log.Read(stalled(body))
 	c.note("closing", res, err)
+	if before == 0 && res.Join == podlog.JoinShort {
+		c.run.speaks()
+	}
 	c.own = c.own || c.vouches(req, res)
 	if errors.Is(err, podlog.ErrHole) {
 		return c.otherLog(ctx, m, res)
@@ -224,7 +228,7 @@ func (c *capture) readEnd(ctx context.Context) (more int64) {
 		}
 		c.tail.Evidence = []string{"the closing read did not end cleanly"}
 	default:
-		if c.judgeEnd(res, before) && before > 0 && m.slot == slotPrevious { // the kubelet served the same by name
+		if c.judgeEnd(req, res, before) && before > 0 && m.slot == slotPrevious { // the kubelet served the same by name
 			c.late = false
 		}
 	}
@@ -236,12 +240,14 @@ func (c *capture) readEnd(ctx context.Context) (more int64) {
 }
 
 // judgeEnd judges the tail by a closing read that came to a clean end; before is how much was held.
-func (c *capture) judgeEnd(res podlog.Result, before int64) (proven bool) {
+func (c *capture) judgeEnd(req podlog.Request, res podlog.Result, before int64) (proven bool) {
 	switch {
 	case !c.reached(res):
 		c.tail.Evidence = []string{"the closing read ended before what is held"}
 	case res.Appended > 0:
 		c.tail.Evidence = []string{fmt.Sprintf("every closing read brought more; the last one %d bytes", res.Appended)}
+	case before > 0 && req.Since.IsZero() && !res.Aligned && c.alignable() && !c.rotatable() && c.middle.State == bundle.Proven: // one of the reads lies
+		c.tail.Evidence = []string{"the closing read, of the whole log, does not begin as what is held"}
 	case res.Join == podlog.JoinExact, res.Join == podlog.JoinEmpty && before == 0:
 		c.aligned = res.Aligned
 		c.tail = bundle.Part{State: bundle.Proven, Evidence: []string{"a closing read joined exactly and brought nothing new"}}
@@ -330,7 +336,11 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 		err = cause
 	}
 	c.note(method, res, err)
-	if req.Follow && c.log.Bytes() == 0 {
+	switch {
+	case c.log.Bytes() > 0:
+	case res.Join == podlog.JoinShort:
+		c.run.speaks()
+	case req.Follow:
 		c.run.stayedEmpty(opened)
 	}
 	c.own = c.vouches(req, res)

@@ -52,7 +52,8 @@ func (c *capture) refuse(ctx context.Context, err error) {
 	c.nodeAway = false
 	switch podlog.Classify(err) {
 	case podlog.RefusedPodGone:
-		c.gone = true
+		m := c.run.now()
+		c.gone = m.podGone || m.pod.mirror == "" || c.e.once // else its next mirror is waited for
 	case podlog.RefusedNotThere:
 		c.absent++
 		c.gone = c.absent > absentTries && c.run.now().ended()

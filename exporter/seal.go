@@ -115,7 +115,7 @@ func (c *capture) seePod(ctx context.Context) {
 	pod, err := c.e.kube.CoreV1().Pods(known.namespace).Get(ctx, known.name, metav1.GetOptions{})
 	seen := infoOf(pod) // of an empty one, if it was not got
 	c.notes.Lock()
-	if err == nil && !seen.is(known.uid) {
+	if err == nil && seen.uid != known.uid {
 		err, c.other = errOtherPod, seen.created
 	}
 	if c.podErr = err; err == nil {

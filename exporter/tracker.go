@@ -7,14 +7,14 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
 )
 
 // tracker turns what is seen of pods into runs, and tells once for each run that there is work.
 // It decides nothing about logs. All its methods return at once.
 type tracker struct {
 	mu     sync.Mutex
-	pods   map[types.UID]*podState
+	pods   map[podKey]*podState
+	away   map[string]mirrorAway // static pods without a mirror, by namespace/name
 	closed bool
 	// work is called with the lock held, once when a run needs reading: it only puts it on the queue. It
 	// returns whether the run is wanted; if not, it is asked again at the next change.
@@ -23,9 +23,13 @@ type tracker struct {
 	alive func(*run)
 	// finished is called likewise when a run has its record, dropped when a pod is gone and all of its have.
 	finished func(*run)
-	dropped  func(types.UID)
+	dropped  func(podKey)
 	// noted is called likewise when a snapshot of a run was stored.
 	noted func(*run)
+	// lookFor is called without the lock, when a static pod has been without a mirror for long. It must call noMirror.
+	lookFor func(*podInfo)
+	// fillsAFile is the constant of that name, but for tests.
+	fillsAFile time.Duration
 }
 
 type podState struct {
@@ -87,6 +91,7 @@ type run struct {
 	capture *capture      // the queue's, touched under the tracker's lock only by whoever hands work out
 	head    time.Time     // stamp of the first line of the file, as a probe saw it; zero if it was empty
 	stored  string        // key of the last snapshot of it
+	spoke   bool          // a piece of its first line was seen, and not its stamp
 	headOK  bool          // the log was seen empty while the run was young, so that head is where it began
 	emptyAt time.Time     // when it was seen empty last
 	endSeen time.Time     // when the status first showed its end
@@ -117,25 +122,24 @@ func (m moment) ended() bool { return m.term != nil || !m.reachable() }
 func (m moment) reachable() bool { return !m.podGone && m.slot != slotNone }
 
 func newTracker(work func(*run, priority) bool, alive func(*run), finished func(*run), noted func(*run)) *tracker {
-	return &tracker{pods: make(map[types.UID]*podState), work: work, alive: alive, finished: finished, noted: noted}
+	return &tracker{pods: make(map[podKey]*podState), work: work, alive: alive, finished: finished, noted: noted, fillsAFile: fillsAFile}
 }
 
 // observe takes a pod as the API server shows it, or shows it for the last time.
 func (t *tracker) observe(pod *podInfo, deleted bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	ps := t.pods[pod.uid]
-	if ps != nil && pod.mirror != "" && (pod.namespace != ps.pod.namespace || pod.name != ps.pod.name) {
-		pod = pod.as(pod.mirror) // anybody can write another static pod's UID into an annotation
-		ps = t.pods[pod.uid]
-	}
+	ps := t.pods[pod.key()]
 	if ps == nil {
 		if deleted {
 			return // never seen alive by this process: nothing is known of its runs
 		}
 		ps = &podState{}
-		t.pods[pod.uid] = ps
+		t.pods[pod.key()] = ps
 		ps.countFrom(pod)
+	}
+	if deleted && ps.earlierMirror(pod) {
+		return
 	}
 	if ps.remembered && !deleted {
 		ps.remembered = false
@@ -144,8 +148,14 @@ func (t *tracker) observe(pod *podInfo, deleted bool) {
 			r.alive = false // as far as this process knows
 		}
 	}
+	if pod.mirror != "" { // it may have had no status when it was first seen
+		ps.countFrom(pod)
+	}
 	if ps.pod != nil && (older(pod, ps.pod) || deleted && pod.version == "") {
 		pod = ps.pod // the watch lags behind what was read directly, or nothing more is told than the deletion
+	} else if pod.mirror != "" && !deleted {
+		t.mirrorBack(pod)
+		ps.gone = false
 	}
 	ps.pod = ps.mirrored(pod)
 	for _, r := range ps.runs {
@@ -199,9 +209,9 @@ func (t *tracker) settle(ps *podState) {
 // drop forgets a pod that is gone, once nothing more is to be done for its runs, if it had any.
 func (t *tracker) drop(ps *podState) {
 	if ps.gone && len(ps.runs) == 0 {
-		delete(t.pods, ps.pod.uid)
+		delete(t.pods, ps.pod.key())
 		if t.dropped != nil {
-			t.dropped(ps.pod.uid)
+			t.dropped(ps.pod.key())
 		}
 	}
 }
@@ -270,11 +280,16 @@ func (ps *podState) hasRun(container string, restart int32) bool {
 func (t *tracker) remember(pod *podInfo, v view, stored string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	ps := t.pods[pod.uid]
+	ps := t.pods[pod.key()]
 	if ps == nil {
 		ps = &podState{}
 		ps.pod, ps.remembered = pod, true
-		t.pods[pod.uid] = ps
+		t.pods[pod.key()] = ps
+	}
+	if pod.mirror != "" { // a new mirror may not show it for some seconds
+		goesOn := v
+		goesOn.slot = slotCurrent
+		ps.pod.runs = append(ps.pod.runs, goesOn)
 	}
 	if n, ok := ps.count(v.id.container); !ok || v.restart > n {
 		ps.setCount(v.id.container, v.restart)
@@ -290,7 +305,11 @@ func (t *tracker) vanished(namespace string) {
 	defer t.mu.Unlock()
 	for _, ps := range t.pods {
 		if ps.remembered && (namespace == "" || namespace == ps.pod.namespace) {
-			t.lose(ps)
+			if ps.pod.mirror != "" {
+				t.await(ps)
+			} else {
+				t.lose(ps)
+			}
 		}
 	}
 }
@@ -304,10 +323,10 @@ func older(a, b *podInfo) bool {
 }
 
 // knows says whether a pod is being tracked.
-func (t *tracker) knows(uid types.UID) bool {
+func (t *tracker) knows(pod podKey) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.pods[uid] != nil
+	return t.pods[pod] != nil
 }
 
 // running returns the runs that go on, as far as is known.

@@ -227,6 +227,44 @@ func TestTrapGoAway(t *testing.T) {
 	}
 }
 
+// A stream that is open when the server sends GOAWAY goes on, and what comes after it uses another connection.
+func TestTrapGoAwayUnderStream(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*Options){"dying": nil, "live": live} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newTrapped(t, kubetest.NewHTTP2(t))
+			pod, c := w.pod("streamed")
+			c.Print(time.Now(), "one\n")
+			w.kube.SetPod(pod)
+			w.run(change)
+			w.until("its first look, or stream", func() bool { return len(w.kube.Requests("/log")) > 0 })
+			if change == nil {
+				w.dies(pod)
+			}
+			w.until("a stream", func() bool { return c.Following() > 0 })
+			w.kube.NextLogs(kubetest.GoAway(), nil, kubetest.GoAway())
+			dead, log := w.dead("b", 3)
+			w.kube.SetPod(dead)
+			w.want(w.await(1)[0], log)
+			if w.kube.Traps() > 1 {
+				t.Error("no GOAWAY was sent under the stream")
+			}
+			c.Print(time.Now(), "two\n")
+			if streams := w.kube.Requests("follow=true"); len(streams) != 1 {
+				t.Errorf("streams %q", streams)
+			}
+			c.Exit()
+			exit(pod, 0)
+			w.kube.SetPod(pod)
+			if rec := byPod(w.await(2), pod.Name); w.words(rec) != "one two" || !rec.Verdict.Complete {
+				t.Errorf("log %q, verdict %+v, requests %q", w.words(rec), rec.Verdict, w.kube.Requests("/log"))
+			}
+			w.account()
+		})
+	}
+}
+
 // Two answers with status 404: the kubelet's means "ask again", the API server's that the pod is gone.
 func TestTrapNotFound(t *testing.T) {
 	t.Parallel()

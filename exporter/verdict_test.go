@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -21,39 +23,71 @@ import (
 // exporter starts anew; what is complete must be what was written, byte for byte. What nothing happened to must be
 // complete, unless its pod was deleted: a busy machine may then be too late to make sure.
 //
+// In some the kubelet rotates their logs, two seconds after the start at the earliest, and the clock is not set back to
+// it: of what is rotated away then nobody can know. The node's own files are honest.
+//
 // Two answers in a row that lie in the same way are believed: so an honest one comes after each that lies. So is a
 // stream that is cut after the container's exit, if the next answer is that the container is gone.
 func TestCompleteIsWhole(t *testing.T) {
 	t.Parallel()
+	polled := func(e *Exporter) { e.nodes.live, e.pollLive = 0, 30*time.Millisecond }
+	segments := func(e *Exporter) { e.segmentEvery = 20 * time.Millisecond }
 	for name, tt := range map[string]struct {
-		tune   func(*Exporter)
-		change func(*Options)
-		anew   bool // in the middle the exporter ends, and another goes on
+		tune    func(*Exporter)
+		change  func(*Options)
+		anew    bool // in the middle the exporter ends, and another goes on
+		rotates bool
+		files   NodeLogs
 	}{
-		"final":        {},
-		"final, anew":  {anew: true},
-		"live":         {change: live},
-		"live, anew":   {change: live, anew: true},
-		"polled":       {change: live, tune: func(e *Exporter) { e.nodes.live = 0 }},
-		"polled, anew": {change: live, tune: func(e *Exporter) { e.nodes.live = 0 }, anew: true},
-		"in segments":  {change: live, tune: func(e *Exporter) { e.segmentEvery = 20 * time.Millisecond }, anew: true},
+		"final":                {},
+		"final, anew":          {anew: true},
+		"final, rotated":       {rotates: true},
+		"live":                 {change: live},
+		"live, anew":           {change: live, anew: true},
+		"live, rotated":        {change: live, rotates: true},
+		"live, rotated, anew":  {change: live, rotates: true, anew: true},
+		"polled":               {change: live, tune: polled},
+		"polled, anew":         {change: live, tune: polled, anew: true},
+		"polled, rotated":      {change: live, tune: polled, rotates: true},
+		"in segments":          {change: live, tune: segments, anew: true},
+		"in segments, rotated": {change: live, tune: segments, rotates: true},
+		"recover":              {files: NodeLogsRecover},
+		"recover, rotated":     {files: NodeLogsRecover, rotates: true},
+		"prefer":               {files: NodeLogsPrefer, anew: true},
+		"prefer, rotated":      {files: NodeLogsPrefer, rotates: true},
+		"prefer, live":         {change: live, files: NodeLogsPrefer, rotates: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			const lives = 16
-			w := newWorld(t)
+			seed := uint64(time.Now().UnixNano())
+			w, n := newWorld(t), newNode(t)
 			start := func() {
 				e := w.begin(func(e *Exporter) {
+					e.tracker.fillsAFile = nearStart
 					if tt.tune != nil {
 						tt.tune(e)
 					}
-				}, tt.change)
+				}, func(o *Options) {
+					if tt.rotates {
+						o.RotateAt = rotatedAt
+					}
+					if tt.files != "" {
+						n.use(tt.files)(o)
+						o.Kubelets.MaxFiles = keptFiles
+					}
+					if tt.change != nil {
+						tt.change(o)
+					}
+				})
 				w.until("it is ready", func() bool { return e.Ready() == nil })
 			}
 			start()
 			all := make([]*life, lives)
 			for i := range all {
-				all[i] = w.newLife(rand.New(rand.NewPCG(uint64(len(name)), uint64(i))), strings.Repeat("p", i+1))
+				all[i] = w.newLife(rand.New(rand.NewPCG(seed, uint64(i))), strings.Repeat("p", i+1))
+				all[i].rotates, all[i].node = tt.rotates, n
+				all[i].clock = all[i].clock && !tt.rotates
 			}
 			together(all, (*life).begin)
 			if tt.anew {
@@ -67,7 +101,7 @@ func TestCompleteIsWhole(t *testing.T) {
 			for _, l := range all {
 				complete += l.check()
 			}
-			t.Logf("%d of %d are complete", complete, lives)
+			t.Logf("seed %d: %d of %d are complete", seed, complete, lives)
 		})
 	}
 }
@@ -80,6 +114,12 @@ func together(all []*life, do func(*life)) {
 	wait.Wait()
 }
 
+const (
+	// rotatedAt and keptFiles are the kubelet's containerLogMaxSize and containerLogMaxFiles.
+	rotatedAt = 16 << 10
+	keptFiles = 3
+)
+
 // life is that of one container.
 type life struct {
 	w     *world
@@ -89,6 +129,12 @@ type life struct {
 	truth strings.Builder
 	ahead time.Duration // of the node's clock
 	clock bool          // it is set now and then
+
+	node    *node // has its files
+	rotates bool
+	began   time.Time
+	size    int      // of the newest file
+	rotated []string // the names of those that are left
 
 	mu     sync.Mutex
 	liar   *rand.Rand // nil if all answers are honest
@@ -108,11 +154,17 @@ func (w *world) newLife(r *rand.Rand, name string) *life {
 }
 
 func (l *life) begin() {
-	l.pod.Status.ContainerStatuses[0].State.Running.StartedAt = metav1.NewTime(time.Now().Truncate(time.Second))
+	l.began = time.Now()
+	l.pod.Status.ContainerStatuses[0].State.Running.StartedAt = metav1.NewTime(l.began.Truncate(time.Second))
 	l.print()
 	l.w.kube.SetPod(l.pod)
 	<-time.After(100 * time.Millisecond)
 	l.write()
+	if l.rotates {
+		<-time.After(time.Until(l.began.Add(nearStart)))
+		l.write()
+		l.write()
+	}
 }
 
 func (l *life) write() {
@@ -122,8 +174,41 @@ func (l *life) write() {
 			l.ahead += time.Duration(l.r.IntN(20)-12) * time.Second
 		}
 		l.print()
+		if l.rotates && l.size >= rotatedAt && time.Since(l.began) > nearStart && l.r.IntN(2) == 0 {
+			l.rotate()
+		}
 	}
 	<-time.After(100 * time.Millisecond)
+}
+
+// rotate prints a last line, which no stream sees, and begins a new file, as the kubelet does: it removes the oldest
+// first.
+func (l *life) rotate() {
+	at, text := time.Now().Add(l.ahead), "unseen\n"
+	l.c.Rotate(at, text)
+	l.wrote(at, text)
+	dir := l.node.runs(l.pod)
+	for len(l.rotated) > keptFiles-2 {
+		l.must(os.Remove(filepath.Join(dir, l.rotated[0])))
+		l.rotated = l.rotated[1:]
+	}
+	name := fmt.Sprintf("0.log.20260102-%06d", l.truth.Len())
+	l.must(os.Rename(filepath.Join(dir, "0.log"), filepath.Join(dir, name)))
+	l.node.write(l.pod, "0.log", at)
+	l.rotated, l.size = append(l.rotated, name), 0
+}
+
+// wrote notes what the container has written, and puts it into its file.
+func (l *life) wrote(at time.Time, text string) {
+	l.node.write(l.pod, "0.log", at, strings.TrimSuffix(text, "\n"))
+	n, _ := l.truth.WriteString(kubetest.Stamp(at) + " " + text)
+	l.size += n
+}
+
+func (l *life) must(err error) {
+	if err != nil {
+		l.w.t.Error(err)
+	}
 }
 
 // print writes some lines, which may be alike.
@@ -133,7 +218,7 @@ func (l *life) print() {
 		at = at.Add(time.Microsecond)
 		text := []string{"tick", "", fmt.Sprint("line ", l.r.IntN(1000)), strings.Repeat("x", 20<<10)}[l.r.IntN(4)] + "\n"
 		l.c.Print(at, text)
-		l.truth.WriteString(kubetest.Stamp(at) + " " + text)
+		l.wrote(at, text)
 	}
 }
 
@@ -155,6 +240,7 @@ func (l *life) end() {
 	if deleted {
 		<-time.After(1200 * time.Millisecond)
 		l.c.Remove()
+		l.must(os.RemoveAll(l.node.runs(l.pod)))
 	} else {
 		l.pod.Status.Phase = corev1.PodSucceeded
 	}
@@ -175,8 +261,8 @@ func (l *life) check() int {
 			}
 			switch got := l.w.text(rec); {
 			case rec.Verdict.Complete && got != l.truth.String():
-				t.Errorf("%s is complete with %d of %d bytes: %v\nreads %+v", rec.Pod.Name, len(got), l.truth.Len(), l.done, rec.Capture.Reads)
-			case !rec.Verdict.Complete && l.liar == nil && !l.clock && l.pod.DeletionTimestamp == nil:
+				t.Errorf("%s is complete with %d of %d bytes: %v\nverdict %+v\nclock %v, deleted %v, reads %+v", rec.Pod.Name, len(got), l.truth.Len(), l.done, rec.Verdict, l.clock, l.pod.DeletionTimestamp != nil, rec.Capture.Reads)
+			case !rec.Verdict.Complete && l.liar == nil && !l.clock && !l.rotates && l.pod.DeletionTimestamp == nil:
 				t.Errorf("%s is not complete, and nothing happened to it: %+v\nreads %+v", rec.Pod.Name, rec.Verdict, rec.Capture.Reads)
 			case rec.Verdict.Complete:
 				return 1
@@ -192,13 +278,15 @@ func (l *life) check() int {
 func (l *life) serve(rw http.ResponseWriter, r *http.Request) {
 	l.mu.Lock()
 	q := r.URL.Query()
-	lie := l.liar != nil && !l.honest && q.Get("limitBytes") == "" && !(l.exited && q.Get("follow") == "true") && l.liar.IntN(2) == 0
-	if q.Get("limitBytes") == "" {
-		l.honest = lie
-	}
+	lie := l.liar != nil && !l.honest && !(l.exited && q.Get("follow") == "true") && l.liar.IntN(2) == 0
+	l.honest = lie
 	how, n, at := 0, 0, 0
-	if lie {
-		how, n, at = l.liar.IntN(8), l.liar.IntN(400), l.liar.IntN(1000)
+	switch {
+	case lie && q.Get("limitBytes") != "": // a first look that finds nothing is believed
+		how, n = 1+l.liar.IntN(2), 1+l.liar.IntN(60)
+		l.done = append(l.done, fmt.Sprintf("first look: %d, %d", how, n))
+	case lie:
+		how, n, at = l.liar.IntN(8), l.liar.IntN([]int{400, 64 << 10}[l.liar.IntN(2)]), l.liar.IntN(1000)
 		l.done = append(l.done, fmt.Sprintf("%s: %d, %d, %d", r.URL.RawQuery, how, n, at))
 	}
 	l.mu.Unlock()

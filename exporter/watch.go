@@ -229,7 +229,7 @@ func replaced(old, obj any) bool {
 
 // see takes what is known of a pod, from whomever.
 func (e *Exporter) see(pod *podInfo, deleted bool) {
-	if deleted || e.selects(pod) || e.tracker.knows(pod.uid) {
+	if deleted || e.selects(pod) || e.tracker.knows(pod.key()) {
 		e.tracker.observe(pod, deleted)
 	}
 }

@@ -30,7 +30,7 @@ func (r *readFlags) register(cmd *cobra.Command) {
 	f.StringVar(&r.kubelets.CAFile, "kubelet-ca", "", "`file` with the authority that signs the kubelets' certificates (default: the cluster's)")
 	f.BoolVar(&r.kubelets.InsecureSkipVerify, "kubelet-insecure-skip-verify", false, "do not check the kubelets' certificates: whoever answers at a node's address gets the exporter's token")
 	f.IntVar(&r.kubelets.Port, "kubelet-port", 10250, "port of the kubelets")
-	f.IntVar(&r.kubelets.MaxFiles, "container-log-max-files", 5, "the kubelets' containerLogMaxFiles: fewer files on a node prove that none was removed")
+	f.IntVar(&r.kubelets.MaxFiles, "container-log-max-files", 2, "the smallest containerLogMaxFiles of the cluster's kubelets, whose own default is 5: only fewer files on a node than that prove that none was removed")
 	complete(cmd, "node-logs", words("off", "recover", "prefer"))
 }
 

@@ -117,7 +117,7 @@ type Kubelets struct {
 	InsecureSkipVerify   bool   `key:"insecureSkipVerify" flag:"kubelet-insecure-skip-verify" default:"false" doc:"Do not check the kubelets' certificates: whoever answers at a node's address gets the exporter's token."`
 	Port                 int    `key:"port" flag:"kubelet-port" min:"1" max:"65535" default:"10250" doc:"The kubelets' port."`
 	ContainerLogMaxSize  Size   `key:"containerLogMaxSize" flag:"container-log-max-size" min:"1Ki" default:"1Mi" doc:"The smallest containerLogMaxSize of the cluster's kubelets, whose own default is 10Mi: a log that was streamed counts as complete without further proof only below it."`
-	ContainerLogMaxFiles int    `key:"containerLogMaxFiles" flag:"container-log-max-files" min:"2" max:"1000" default:"5" doc:"The kubelets' containerLogMaxFiles: fewer files on a node prove that none was removed."`
+	ContainerLogMaxFiles int    `key:"containerLogMaxFiles" flag:"container-log-max-files" min:"2" max:"1000" default:"2" doc:"The smallest containerLogMaxFiles of the cluster's kubelets, whose own default is 5: only fewer files on a node than that prove that none was removed."`
 }
 
 // HTTP is what the program serves.

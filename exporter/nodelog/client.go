@@ -18,8 +18,8 @@ import (
 const (
 	// defaultPort is the kubelet's (ports.KubeletPort).
 	defaultPort = 10250
-	// defaultMaxFiles is the kubelet's default for containerLogMaxFiles.
-	defaultMaxFiles = 5
+	// leastMaxFiles is the least that a kubelet takes for containerLogMaxFiles; its default is 5.
+	leastMaxFiles = 2
 	// defaultMaxSize is the kubelet's default for containerLogMaxSize, 10Mi.
 	defaultMaxSize = 10 << 20
 	// listingLimit bounds a directory's page in memory: room for thousands of names.
@@ -27,7 +27,7 @@ const (
 )
 
 // Run names one container run on its node. UID is the one in the directory's name: for a static pod
-// that is the annotation kubernetes.io/config.hash, not the UID of its mirror.
+// that is the annotation kubernetes.io/config.mirror, not the UID of its mirror.
 type Run struct {
 	Namespace, Pod, UID, Container string
 	Restart                        int32
@@ -44,9 +44,9 @@ type Options struct {
 	InsecureSkipVerify bool
 	// Port of the kubelets, 0 for 10250.
 	Port int
-	// MaxFiles and MaxSize are the kubelets' containerLogMaxFiles and containerLogMaxSize in bytes, 0 for
-	// the defaults of 5 and 10 MiB. What is said about a log's beginning rests on them, and is right
-	// for larger settings too: the kubelet does not tell which it has.
+	// MaxFiles and MaxSize are the smallest containerLogMaxFiles and containerLogMaxSize, in bytes, of the
+	// kubelets, 0 for 2, the least there is, and for the default of 10 MiB. What is said about a log's
+	// beginning rests on them: the kubelet does not tell which it has.
 	MaxFiles int
 	MaxSize  int64
 }
@@ -92,7 +92,7 @@ func New(o Options) (*Client, error) {
 		TLSHandshakeTimeout:   10 * time.Second,
 		ResponseHeaderTimeout: 30 * time.Second,
 		IdleConnTimeout:       30 * time.Second,
-		MaxIdleConnsPerHost:   defaultMaxFiles,
+		MaxIdleConnsPerHost:   5, // a log has so many files by default
 	}
 	transport.Protocols.SetHTTP1(true)
 	wrapped, err := rest.HTTPWrappersForConfig(config, transport)
@@ -107,7 +107,7 @@ func New(o Options) (*Client, error) {
 		c.port = defaultPort
 	}
 	if c.maxFiles == 0 {
-		c.maxFiles = defaultMaxFiles
+		c.maxFiles = leastMaxFiles
 	}
 	if c.maxSize == 0 {
 		c.maxSize = defaultMaxSize

@@ -74,6 +74,7 @@ func (l *Log) noteStamp(ns int64) {
 		return
 	}
 	l.lastStamp = time.Unix(0, ns).UTC()
+	l.found = l.found || ns == l.sought
 	if l.firstStamp.IsZero() {
 		l.firstStamp = l.lastStamp
 	}
@@ -82,6 +83,16 @@ func (l *Log) noteStamp(ns int64) {
 	}
 	l.pastFirst = l.pastFirst || l.lastStamp.Sub(l.firstStamp) > time.Second
 }
+
+// Seek lets Found say whether a line with that stamp was held from now on.
+func (l *Log) Seek(stamp time.Time) {
+	if l.found = false; !stamp.IsZero() {
+		l.sought = stamp.UnixNano()
+	}
+}
+
+// Found says whether the line is held that was sought. Where none was, it is not.
+func (l *Log) Found() bool { return l.found }
 
 // anchorAt returns the anchor that a line may be, the first line held before all others.
 func (l *Log) anchorAt(prefix uint64) *anchor {

@@ -100,6 +100,8 @@ type Log struct {
 	begun int64
 
 	firstStamp, lastStamp time.Time
+	sought                int64 // a stamp, see Seek
+	found                 bool
 	heldStamp             int64 // of the last complete stamped line
 	firstSecond           int64 // bytes of the complete lines before the first that is more than a second younger than the first
 	pastFirst             bool  // there was one

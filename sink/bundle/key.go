@@ -271,7 +271,7 @@ func (k RunKey) Check() error {
 	bad(isLabel(k.Namespace), "namespace", k.Namespace)
 	bad(isDate(k.Date), "date", k.Date)
 	bad(isSubdomain(k.Pod, 253), "pod", k.Pod)
-	bad(isUID(k.UID), "pod uid", k.UID)
+	bad(IsUID(k.UID), "pod uid", k.UID)
 	bad(isLabel(k.Container), "container", k.Container)
 	bad(k.Restart >= 0, "restart count", strconv.Itoa(int(k.Restart)))
 	bad(k.ID12 == noID || len(k.ID12) == 12 && only(k.ID12, lowerHex), "container id", k.ID12)
@@ -295,9 +295,9 @@ func isDate(s string) bool {
 	return err == nil && t.Year() >= 1970 && t.Year() <= 9999
 }
 
-// isUID is wide: the API server makes UUIDs, the kubelet hex hashes, and a static pod's manifest may
-// say what it likes.
-func isUID(s string) bool {
+// IsUID says whether a key can hold a pod's UID. The rule is wide: the API server makes UUIDs, the kubelet hex hashes,
+// and a static pod's manifest may say what it likes.
+func IsUID(s string) bool {
 	return len(s) >= 1 && len(s) <= 128 && alphanumeric(s[0]) &&
 		only(s, func(c byte) bool { return alphanumeric(c) || c == '-' || c == '_' || c == '.' })
 }
