@@ -91,7 +91,8 @@ func TestGracefulDeletesOneByOne(t *testing.T) {
 func TestCrashLoops(t *testing.T) {
 	const pods = 10
 	c := newCluster(t)
-	b := c.export(objectStore(t))
+	buckets := c.exportBy("live")
+	buckets["final"] = c.export(objectStore(t))
 	for i := range pods {
 		pod := shell(fmt.Sprintf("crash-%d", i), `echo "boot $(cat /proc/sys/kernel/random/uuid)"; exit 1`)
 		pod.Spec.RestartPolicy = corev1.RestartPolicyAlways
@@ -109,17 +110,26 @@ func TestCrashLoops(t *testing.T) {
 		return sum, all
 	}
 	c.until(3*time.Minute, "three restarts of each pod", func() bool { _, all := restarts(); return all })
-	c.until(2*time.Minute, "a record for every run", func() bool {
-		sum, _ := restarts()
-		return len(c.records(b)) >= sum
-	})
+	for name, b := range buckets {
+		var recs []*bundle.Record
+		c.until(2*time.Minute, "a record for every run", func() bool {
+			recs = slices.DeleteFunc(c.records(b), func(rec *bundle.Record) bool { return rec.State.Running })
+			sum, _ := restarts()
+			return len(recs) >= sum
+		})
+		t.Run(name, func(t *testing.T) { c.checkCrashes(t, b, recs, pods) })
+	}
+}
+
+// checkCrashes checks the records of pods that print one line and crash.
+func (c *cluster) checkCrashes(t *testing.T, b *timed, all []*bundle.Record, pods int) {
 	type run struct {
 		pod     string
 		restart int32
 	}
 	recs := make(map[run]*bundle.Record)
 	ids := make(map[string]bool)
-	for _, rec := range c.records(b) {
+	for _, rec := range all {
 		r := run{rec.Pod.Name, rec.Container.RestartCount}
 		if ids[rec.Container.ContainerID] || recs[r] != nil {
 			t.Errorf("%v is archived twice", r)

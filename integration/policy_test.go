@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -25,12 +26,19 @@ func (c *cluster) exportBy(policies ...string) map[string]*timed {
 	c.t.Helper()
 	buckets := make(map[string]*timed)
 	for _, name := range policies {
-		buckets[name] = c.exportWith(map[string]func(*exporter.Options){
-			"final":   nil,
-			"live":    func(o *exporter.Options) { o.Capture, o.NodeFollows = exporter.CaptureLive, 64 },
-			"recover": func(o *exporter.Options) { o.NodeLogs = exporter.NodeLogsRecover },
-			"prefer":  func(o *exporter.Options) { o.NodeLogs = exporter.NodeLogsPrefer },
-		}[name])
+		buckets[name] = c.exportWith(func(o *exporter.Options) {
+			o.Kubelets.MaxFiles = c.node.Options.ContainerLogMaxFiles
+			for word := range strings.FieldsSeq(name) {
+				switch word {
+				case "live":
+					o.Capture, o.NodeFollows = exporter.CaptureLive, 64
+				case "recover":
+					o.NodeLogs = exporter.NodeLogsRecover
+				case "prefer":
+					o.NodeLogs = exporter.NodeLogsPrefer
+				}
+			}
+		})
 	}
 	return buckets
 }
@@ -117,7 +125,7 @@ func TestRotatedLog(t *testing.T) {
 	t.Parallel() // it waits most of the time
 	const lines = 750_000
 	c := newCluster(t)
-	buckets := c.exportBy("final", "live", "prefer")
+	buckets := c.exportBy("final", "live", "prefer", "live prefer")
 	c.create(shell("writer", fmt.Sprintf(
 		`for s in $(/bin/busybox seq 0 39); do /bin/busybox awk -v s=$s 'BEGIN{for(i=1;i<=%d;i++) printf "%%060d line %%d\n", 0, s*%d+i}'; sleep 0.9; done`, lines/40, lines/40)))
 	c.until(3*time.Minute, "the writer to end", func() bool { return c.inPhase(corev1.PodSucceeded) == 1 })
@@ -130,8 +138,8 @@ func TestRotatedLog(t *testing.T) {
 			t.Errorf("%s: the verdict %+v does not say that the head is lost", name, v)
 		case name == "live" && !whole && rec.Lines < lines*9/10: // a rotation can cost a stream some lines, and the verdict does not deny it
 			t.Errorf("%s: %d of %d lines", name, rec.Lines, lines)
-		case name == "prefer" && !whole && v.Head.State != bundle.Lost: // a slow node may have removed the oldest file
-			t.Errorf("%s: %d of %d lines", name, rec.Lines, lines)
+		case strings.HasSuffix(name, "prefer") && !whole && v.Head.State != bundle.Lost: // a slow node may have removed the oldest file
+			t.Errorf("%s: %d of %d lines, verdict %+v", name, rec.Lines, lines, v)
 		}
 	}
 }
@@ -141,7 +149,12 @@ func (c *cluster) checkLines(name string, b *timed, rec *bundle.Record, lines in
 	c.t.Helper()
 	first, last, n, holes := int64(0), int64(0), int64(0), 0
 	for line := range bytes.Lines(c.text(b, rec)) {
-		if n++; n == 1 && rec.Verdict.Head.State == bundle.Lost && !bytes.Contains(line, []byte(" line ")) {
+		if stamp, _, _ := bytes.Cut(line, []byte(" ")); n == 0 && rec.Verdict.Head.State == bundle.Lost {
+			if at, err := time.Parse(time.RFC3339Nano, string(stamp)); err != nil || rec.Verdict.Head.Before == nil || !at.Equal(*rec.Verdict.Head.Before) {
+				c.t.Errorf("%s: what is held begins with %q, and the record says %v", name, line, rec.Verdict.Head.Before)
+			}
+		}
+		if n++; n == 1 && rec.Verdict.Head.State != bundle.Proven && !bytes.Contains(line, []byte(" line ")) {
 			continue // the runtime cut a line when the kubelet rotated: its end is the first line of the file that is left
 		}
 		v, whole := number(line)
@@ -171,17 +184,17 @@ func (c *cluster) checkLines(name string, b *timed, rec *bundle.Record, lines in
 func TestBurst(t *testing.T) {
 	const lines = 1_000_000
 	c := newCluster(t)
-	buckets := c.exportBy("final", "live", "prefer")
+	buckets := c.exportBy("final", "live", "prefer", "live prefer")
 	c.create(shell("burst", fmt.Sprintf(`exec /bin/busybox awk 'BEGIN{for(i=1;i<=%d;i++) print "line", i}'`, lines)))
 	c.until(3*time.Minute, "the writer to end", func() bool { return c.inPhase(corev1.PodSucceeded) == 1 })
 	for name, b := range buckets {
 		rec := c.ended(b, 1)[0]
 		c.checkLines(name, b, rec, lines)
-		if name == "prefer" && rec.Lines != lines && rec.Verdict.Head.State != bundle.Lost {
-			t.Errorf("%s: %d of %d lines, reads %+v", name, rec.Lines, lines, rec.Capture.Reads)
+		if strings.HasSuffix(name, "prefer") && rec.Lines != lines && rec.Verdict.Head.State != bundle.Lost {
+			t.Errorf("%s: %d of %d lines, verdict %+v, reads %+v", name, rec.Lines, lines, rec.Verdict, rec.Capture.Reads)
 		}
 	}
-	if ratio := c.nodeSpeed(); ratio < 2 { // 5 and more on a quiet machine
+	if ratio := c.nodeSpeed(); ratio < 5 { // 30 to 60 on a quiet machine
 		t.Errorf("the node's files are read %.1f times as fast as pods/log", ratio)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -59,7 +60,7 @@ func newClient(name string, b *bench, namespace, dir string) client {
 	case ourLive:
 		return &exporterClient{seat: s, args: []string{"--capture", "live"}}
 	case ourFiles:
-		return &exporterClient{seat: s, args: []string{"--node-logs", "prefer"}}
+		return &exporterClient{seat: s, args: []string{"--node-logs", "prefer", "--container-log-max-files", strconv.Itoa(b.node.Options.ContainerLogMaxFiles)}}
 	case withCtl:
 		return &kubectlClient{seat: s, followed: make(map[string]bool)}
 	case withStern:
