@@ -33,7 +33,7 @@ func (e *Exporter) recall() {
 		e.tracker.remember(pod, run, entry.Snapshot)
 	}
 	l.counted.each(func(c ledgerEntry) {
-		e.tracker.rememberCount(&podInfo{namespace: c.Namespace, name: c.Pod, uid: c.UID}, c.Container, c.RestartCount)
+		e.tracker.rememberCount(&podInfo{namespace: c.Namespace, name: c.Pod, uid: c.UID, mirror: c.Mirror}, c.Container, c.RestartCount)
 	})
 	e.tracker.dropped = e.podGone
 }
@@ -72,7 +72,7 @@ func (e *Exporter) hasRecord(r *run) {
 	err := error(nil)
 	if m := r.moment(); countable(r, m) {
 		err = e.ledger.count(ledgerEntry{
-			UID: r.id.podUID, Container: r.id.container, ContainerID: r.id.containerID, Namespace: m.pod.namespace, Pod: m.pod.name, RestartCount: r.restart,
+			UID: r.id.podUID, Container: r.id.container, ContainerID: r.id.containerID, Namespace: m.pod.namespace, Pod: m.pod.name, Mirror: m.pod.mirror, RestartCount: r.restart,
 		})
 	} else {
 		err = e.ledger.done(r.id)
@@ -173,14 +173,18 @@ func (e *Exporter) firstLook(ctx context.Context, r *run) (begun bool) {
 	defer body.Close() //nolint:errcheck // a look only
 	l := podlog.New(discard{}, r.id.containerID)
 	res, err := l.Read(body)
-	switch {
-	case err != nil, res.Text != "":
+	switch first := l.First(); {
+	case res.Text != "":
 		return false
-	case res.Join == podlog.JoinShort: // there is more of it than came
+	case !first.IsZero():
+		return r.witnessHead(first)
+	case res.Join == podlog.JoinShort:
 		r.speaks()
 		return false
+	case err != nil:
+		return false
 	}
-	return r.witnessHead(l.First())
+	return r.witnessHead(time.Time{})
 }
 
 type discard struct{}

@@ -3,15 +3,20 @@ package exporter
 import (
 	"slices"
 
-	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
 
 // counts say, for each pod that is there, up to which restart count the runs of its containers have their
 // records. So runs that come and go while no exporter runs are known by the counts between.
 type counts map[podKey]*countedPod
 
-type countedPod struct{ list []counted }
+type countedPod struct {
+	mirror types.UID
+	list   []counted
+}
 
 // take takes a line of a run that has its record, or, without a container, of a pod that is gone. It returns
 // whether that is news.
@@ -25,7 +30,7 @@ func (c counts) take(e ledgerEntry) bool {
 	case !e.names():
 		return false
 	case p == nil:
-		p = &countedPod{}
+		p = &countedPod{mirror: e.Mirror}
 		c[pod] = p
 	}
 	i := slices.IndexFunc(p.list, func(n counted) bool { return n.container == e.Container })
@@ -44,7 +49,7 @@ func (c counts) take(e ledgerEntry) bool {
 func (c counts) each(show func(ledgerEntry)) (n int) {
 	for pod, p := range c {
 		for _, one := range p.list {
-			show(ledgerEntry{Done: true, UID: pod.uid, Container: one.container, Namespace: pod.namespace, Pod: pod.name, RestartCount: one.restart})
+			show(ledgerEntry{Done: true, UID: pod.uid, Container: one.container, Namespace: pod.namespace, Pod: pod.name, Mirror: p.mirror, RestartCount: one.restart})
 			n++
 		}
 	}

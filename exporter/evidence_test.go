@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kubelogexporter/kubelogexporter/exporter/kubetest"
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
 
@@ -38,6 +39,60 @@ func TestHeadOfOneLine(t *testing.T) {
 			})
 		}
 	}
+}
+
+// The first look at a log brings its first bytes, which may end in the middle of its second line, or of its first
+// stamp. Of a log that it has seen, what is rotated away later is known to be lost; of one that it has seen empty, what
+// comes soon after is known to be its beginning.
+func TestFirstLookIsCut(t *testing.T) {
+	t.Parallel()
+	looked := func(w *trapped, n int) {
+		w.until("a first look", func() bool { return len(w.kube.Requests("limitBytes=")) >= n })
+		<-time.After(100 * time.Millisecond)
+	}
+	for name, traps := range map[string][]kubetest.Trap{
+		"in the second line": nil, "in the stamp": {kubetest.EndAfter(20, "")}, "in the stamp, and it breaks": {kubetest.BreakAfter(20)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newTrapped(t, nil)
+			w.kube.NextLogs(traps...)
+			pod, c := w.pod("rotated")
+			at := time.Now()
+			c.Print(at, "boot\nnext\n")
+			w.kube.SetPod(pod)
+			w.run(nil)
+			looked(w, 1)
+			c.Rotate(at.Add(200*time.Millisecond), "")
+			if traps == nil {
+				c.Print(at.Add(300*time.Millisecond), "end\n")
+			}
+			c.Exit()
+			exit(pod, 0)
+			w.kube.SetPod(pod)
+			if rec := w.await(1)[0]; rec.Verdict.Complete || traps == nil && rec.Verdict.Head.State != bundle.Lost {
+				t.Errorf("log %q, verdict %+v", w.words(rec), rec.Verdict)
+			}
+		})
+	}
+	t.Run("of an empty log", func(t *testing.T) {
+		t.Parallel()
+		w := newTrapped(t, nil)
+		pod, c := w.pod("late")
+		running := pod.Status.ContainerStatuses[0].State.Running
+		running.StartedAt.Time = running.StartedAt.Add(-3 * time.Second)
+		w.kube.SetPod(pod)
+		w.run(nil)
+		looked(w, 1)
+		c.Print(time.Now(), "boot\nnext\n")
+		looked(w, 2)
+		c.Exit()
+		exit(pod, 0)
+		w.kube.SetPod(pod)
+		if rec := w.await(1)[0]; !rec.Verdict.Complete {
+			t.Errorf("log %q, verdict %+v", w.words(rec), rec.Verdict)
+		}
+	})
 }
 
 // A container that writes so fast that it has filled a file soon after its start has lost its first lines,

@@ -92,7 +92,7 @@ func (c *capture) judgeHeadOf(m moment, b beginning) bundle.Part {
 		}
 	case b.empty && c.run.silent() && (c.run.emptyUntil(endOf(m)) || lived(c.run, m) < nearStart):
 		return proven("the kubelet served an empty log, and it was empty from the start")
-	case !seenEmpty.IsZero() && c.noFileBefore(b.burst, first.Sub(seenEmpty)):
+	case !seenEmpty.IsZero() && witness.Equal(first) && c.noFileBefore(b.burst, first.Sub(seenEmpty)):
 		return proven("the log was seen empty right after the start, and the first line after that is the first one held")
 	case !first.IsZero() && !first.Before(c.run.startedAt.Add(-time.Second)) && first.Sub(c.run.startedAt) < nearStart && c.noFileBefore(b.burst, nearStart):
 		return proven("the first line was written right after the start, and not in a burst that could have been rotated")

@@ -3,15 +3,12 @@ package exporter
 import (
 	"cmp"
 	"context"
-	"maps"
-	"slices"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-
-	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
 
 // A static pod is the kubelet's own. The API shows a mirror of it, with a UID of its own, whose deletion ends nothing:
@@ -51,15 +48,9 @@ type mirrorAway struct {
 	timer *time.Timer
 }
 
-// mayReturn says whether a pod that was deleted is a static one whose containers may go on. Then its mirror is waited
-// for. Where the status has told the end of all of them, the kubelet has ended the pod.
+// mayReturn says whether a pod that was deleted is a static one that has not ended. Then its mirror is waited for.
 func (t *tracker) mayReturn(ps *podState) bool {
-	ended := func(v view) bool { return v.slot == slotCurrent && v.term != nil || v.kind == bundle.TypeEphemeral }
-	over := make(map[string]bool)
-	for _, v := range ps.pod.runs {
-		over[v.id.container] = over[v.id.container] || ended(v)
-	}
-	if ps.pod.mirror == "" || len(over) > 0 && !slices.Contains(slices.Collect(maps.Values(over)), false) {
+	if ps.pod.mirror == "" || ps.pod.phase == corev1.PodSucceeded || ps.pod.phase == corev1.PodFailed {
 		return false
 	}
 	t.await(ps)
@@ -73,6 +64,7 @@ func (t *tracker) await(ps *podState) {
 	if t.away == nil {
 		t.away = make(map[string]mirrorAway)
 	}
+	ps.away = true
 	t.away[pod.namespace+"/"+pod.name] = mirrorAway{ps, time.AfterFunc(mirrorReturns, func() { t.lookFor(pod) })}
 }
 
@@ -86,6 +78,7 @@ func (t *tracker) mirrorBack(pod *podInfo) {
 	}
 	away.timer.Stop()
 	delete(t.away, name)
+	away.ps.away = false
 	if away.ps.pod.uid != pod.uid {
 		t.lose(away.ps)
 	}
@@ -107,12 +100,12 @@ func (t *tracker) noMirror(pod *podInfo, sure bool) {
 
 // lookForMirror asks the API server for a static pod's mirror: the watch may be behind, or broken.
 func (e *Exporter) lookForMirror(known *podInfo) {
-	if e.stopping() {
-		return
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), probeTakes)
 	defer cancel()
 	pod, err := e.kube.CoreV1().Pods(known.namespace).Get(ctx, known.name, metav1.GetOptions{})
+	if e.stopping() {
+		return // what is known is in the ledger
+	}
 	if err == nil {
 		e.see(infoOf(pod), false)
 	}

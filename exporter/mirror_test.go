@@ -84,7 +84,9 @@ func TestMirrorAway(t *testing.T) {
 	finds := func(what string) step { return func(m *mirrored) { m.finds.Store(what) } }
 	silent := func(p *podInfo) { p.runs = nil }
 	looped := func(p *podInfo) { p.runs[0].slot, p.runs[0].term = slotPrevious, &corev1.ContainerStateTerminated{} }
-	ended := func(p *podInfo) { p.runs[0].term = &corev1.ContainerStateTerminated{} }
+	exited := func(p *podInfo) { p.runs[0].term = &corev1.ContainerStateTerminated{} }
+	ended := func(p *podInfo) { exited(p); p.phase = corev1.PodFailed }
+	again := func(m *mirrored) { m.version--; m.see("a", false) }
 	other := func(p *podInfo) {
 		p.uid = "other"
 		p.runs[0].id = runID{podUID: "other", container: "app", containerID: "y"}
@@ -110,6 +112,8 @@ func TestMirrorAway(t *testing.T) {
 		"told late of the first":     {steps: []step{seen("a"), seen("b"), deleted("a"), pause(2 * mirrorReturns)}},
 		"in a crash loop":            {steps: []step{seen("a", looped), deleted("a", looped), pause(mirrorReturns - moment)}},
 		"ended":                      {steps: []step{seen("a", ended), deleted("a", ended)}, gone: true},
+		"between two runs":           {steps: []step{seen("a", exited), deleted("a", exited), pause(mirrorReturns - moment)}},
+		"told late of an old state":  {steps: []step{seen("a"), deleted("a"), again, pause(mirrorReturns + moment)}, gone: true},
 		"the manifest was changed":   {steps: []step{seen("a"), deleted("a"), pause(moment), seen("b", other)}, gone: true},
 		"known from before":          {steps: []step{known, pause(mirrorReturns - moment), seen("b", silent), pause(2 * mirrorReturns)}},
 		"known from before, gone":    {steps: []step{known, pause(mirrorReturns + moment)}, gone: true},
@@ -142,6 +146,29 @@ func TestMirrorAway(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A static pod's runs that the restart count has passed over are known like any other's.
+func TestMirrorUnseenRuns(t *testing.T) {
+	m := &mirrored{tr: newTracker(func(*run, priority) bool { return true }, func(*run) {}, func(*run) {}, func(*run) {})}
+	running := func(container string, restart int32) func(*podInfo) {
+		return func(p *podInfo) {
+			p.runs[0].id.container, p.runs[0].restart = container, restart
+		}
+	}
+	m.see("a", false, running("init", 0))
+	m.see("a", false, running("app", 2))
+	unseen := 0
+	for _, ps := range m.tr.pods {
+		for _, r := range ps.runs {
+			if r.unseen {
+				unseen++
+			}
+		}
+	}
+	if unseen != 2 {
+		t.Errorf("%d runs were passed over, want 2", unseen)
 	}
 }
 

@@ -54,7 +54,7 @@ func (c *capture) read(ctx context.Context) {
 		c.seal(ctx)
 		return
 	}
-	vanishing := c.missed > 0 && m.vanishes() // and its files outlive what the API has of it by a moment
+	vanishing := c.missed > 0 && m.vanishes() || m.away // and its files outlive what the API has of it by a moment
 	if c.e.nodeFiles != nil && (c.e.nodeFiles.prefer || vanishing) && !c.consulted {
 		if _, err := c.fetch(ctx); err == nil {
 			c.nextClosing()
@@ -167,7 +167,7 @@ func (c *capture) doubtEnd(ctx context.Context) bool {
 	case c.e.once:
 		return c.refused < oneShotTries
 	}
-	return time.Since(c.unclear) < c.e.lostAfter
+	return time.Since(c.unclear) < c.doubts()
 }
 
 // readEnd reads on from the last second, or the whole log again if it was streamed, and judges the

@@ -42,8 +42,16 @@ func (c *capture) unfound() {
 	case c.e.once: // people wait
 		c.gone = c.missed >= oneShotTries
 	default:
-		c.gone = time.Since(c.missing) > c.e.lostAfter
+		c.gone = time.Since(c.missing) > c.doubts()
 	}
+}
+
+// doubts is how long a log that cannot be had is asked for.
+func (c *capture) doubts() time.Duration {
+	if c.run.now().pod.mirror != "" {
+		return max(c.e.lostAfter, mirrorReturns)
+	}
+	return c.e.lostAfter
 }
 
 // refuse handles an error in place of a body.

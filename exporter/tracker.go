@@ -26,7 +26,7 @@ type tracker struct {
 	dropped  func(podKey)
 	// noted is called likewise when a snapshot of a run was stored.
 	noted func(*run)
-	// lookFor is called without the lock, when a static pod has been without a mirror for long. It must call noMirror.
+	// lookFor is called without the lock, when a static pod has been without a mirror for long. It calls noMirror.
 	lookFor func(*podInfo)
 	// fillsAFile is the constant of that name, but for tests.
 	fillsAFile time.Duration
@@ -35,6 +35,7 @@ type tracker struct {
 type podState struct {
 	pod  *podInfo // as last seen, slim
 	gone bool
+	away bool   // a static one, whose next mirror is waited for
 	runs []*run // few, so that a list is smaller than a map
 	// counted is, for each container, the highest restart count up to which every run is accounted for.
 	counted []counted
@@ -104,6 +105,7 @@ type moment struct {
 	slot    slot
 	term    *corev1.ContainerStateTerminated
 	podGone bool
+	away    bool // its pod is a static one without a mirror
 	dying   bool
 	endSeen time.Time // zero while the end is not known
 	// remembered: the run is known from the ledger of an earlier process, and its pod was not seen since.
@@ -148,12 +150,12 @@ func (t *tracker) observe(pod *podInfo, deleted bool) {
 			r.alive = false // as far as this process knows
 		}
 	}
-	if pod.mirror != "" { // it may have had no status when it was first seen
+	if len(ps.counted) == 0 && pod.mirror != "" { // it had no status when it was first seen
 		ps.countFrom(pod)
 	}
 	if ps.pod != nil && (older(pod, ps.pod) || deleted && pod.version == "") {
 		pod = ps.pod // the watch lags behind what was read directly, or nothing more is told than the deletion
-	} else if pod.mirror != "" && !deleted {
+	} else if pod.mirror != "" && !deleted && (ps.pod == nil || pod.mirror != ps.pod.mirror || older(ps.pod, pod)) {
 		t.mirrorBack(pod)
 		ps.gone = false
 	}
@@ -180,7 +182,7 @@ func (t *tracker) observe(pod *podInfo, deleted bool) {
 
 // lose notes that a pod is gone, and that nothing more will be told of it.
 func (t *tracker) lose(ps *podState) {
-	ps.gone = true
+	ps.gone, ps.away = true, false
 	for _, r := range ps.runs {
 		r.slot = slotNone
 	}
@@ -461,7 +463,7 @@ func (r *run) watch() (moment, <-chan struct{}) {
 
 func (r *run) moment() moment {
 	return moment{
-		pod: r.pod.pod, slot: r.slot, term: r.term, podGone: r.pod.gone,
+		pod: r.pod.pod, slot: r.slot, term: r.term, podGone: r.pod.gone, away: r.pod.away,
 		dying: r.pod.pod.dying(), endSeen: r.endSeen, remembered: r.pod.remembered,
 	}
 }

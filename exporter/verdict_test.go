@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -16,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubelogexporter/kubelogexporter/exporter/kubetest"
+	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
 
 // The worst bug would be a record that calls itself complete and misses a line. Containers of which each lives
@@ -23,8 +25,8 @@ import (
 // exporter starts anew; what is complete must be what was written, byte for byte. What nothing happened to must be
 // complete, unless its pod was deleted: a busy machine may then be too late to make sure.
 //
-// In some the kubelet rotates their logs, two seconds after the start at the earliest, and the clock is not set back to
-// it: of what is rotated away then nobody can know. The node's own files are honest.
+// In some the kubelet rotates their logs, after a first look or two seconds, and the clock is not set back to the start:
+// of what is rotated away then nobody can know. The node's own files are honest.
 //
 // Two answers in a row that lie in the same way are believed: so an honest one comes after each that lies. So is a
 // stream that is cut after the container's exit, if the next answer is that the container is gone.
@@ -59,7 +61,7 @@ func TestCompleteIsWhole(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			const lives = 16
+			const lives = 8
 			seed := uint64(time.Now().UnixNano())
 			w, n := newWorld(t), newNode(t)
 			start := func() {
@@ -136,11 +138,13 @@ type life struct {
 	size    int      // of the newest file
 	rotated []string // the names of those that are left
 
-	mu     sync.Mutex
-	liar   *rand.Rand // nil if all answers are honest
-	honest bool       // the next answer must be
-	exited bool
-	done   []string // what was done to answers
+	mu      sync.Mutex
+	liar    *rand.Rand // nil if all answers are honest
+	honest  bool       // the next answer must be
+	exited  bool
+	looked  bool     // a first look was answered honestly
+	changed bool     // lines of an answer were changed
+	done    []string // what was done to answers
 }
 
 func (w *world) newLife(r *rand.Rand, name string) *life {
@@ -174,7 +178,7 @@ func (l *life) write() {
 			l.ahead += time.Duration(l.r.IntN(20)-12) * time.Second
 		}
 		l.print()
-		if l.rotates && l.size >= rotatedAt && time.Since(l.began) > nearStart && l.r.IntN(2) == 0 {
+		if l.rotates && l.size >= rotatedAt && l.rotatable() && l.r.IntN(2) == 0 {
 			l.rotate()
 		}
 	}
@@ -196,6 +200,12 @@ func (l *life) rotate() {
 	l.must(os.Rename(filepath.Join(dir, "0.log"), filepath.Join(dir, name)))
 	l.node.write(l.pod, "0.log", at)
 	l.rotated, l.size = append(l.rotated, name), 0
+}
+
+func (l *life) rotatable() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.looked || time.Since(l.began) > nearStart
 }
 
 // wrote notes what the container has written, and puts it into its file.
@@ -264,7 +274,10 @@ func (l *life) check() int {
 				t.Errorf("%s is complete with %d of %d bytes: %v\nverdict %+v\nclock %v, deleted %v, reads %+v", rec.Pod.Name, len(got), l.truth.Len(), l.done, rec.Verdict, l.clock, l.pod.DeletionTimestamp != nil, rec.Capture.Reads)
 			case !rec.Verdict.Complete && l.liar == nil && !l.clock && !l.rotates && l.pod.DeletionTimestamp == nil:
 				t.Errorf("%s is not complete, and nothing happened to it: %+v\nreads %+v", rec.Pod.Name, rec.Verdict, rec.Capture.Reads)
-			case rec.Verdict.Complete:
+			default:
+				l.checkParts(rec.Verdict, got)
+			}
+			if rec.Verdict.Complete {
 				return 1
 			}
 			return 0
@@ -272,6 +285,22 @@ func (l *life) check() int {
 	}
 	t.Errorf("%s has no record", l.pod.Name)
 	return 0
+}
+
+// checkParts checks that the first line is there if the head is proven, and the last one if the tail is. Where lines
+// were changed, and not only cut, others may be taken for them.
+func (l *life) checkParts(v bundle.Verdict, got string) {
+	if l.changed {
+		return
+	}
+	want := slices.Collect(strings.Lines(l.truth.String()))
+	stamp, _, _ := strings.Cut(want[0], " ")
+	if v.Head.State == bundle.Proven && !strings.HasPrefix(got, stamp) {
+		l.w.t.Errorf("%s: the head is proven of a log that begins with %.60q: %v, verdict %+v", l.pod.Name, got, l.done, v)
+	}
+	if v.Tail.State == bundle.Proven && !strings.HasSuffix(got, want[len(want)-1]) {
+		l.w.t.Errorf("%s: the tail is proven of a log that ends with %.60q: %v, verdict %+v", l.pod.Name, got[max(0, len(got)-60):], l.done, v)
+	}
 }
 
 // serve answers for the kubelet, and lies now and then.
@@ -287,12 +316,19 @@ func (l *life) serve(rw http.ResponseWriter, r *http.Request) {
 		l.done = append(l.done, fmt.Sprintf("first look: %d, %d", how, n))
 	case lie:
 		how, n, at = l.liar.IntN(8), l.liar.IntN([]int{400, 64 << 10}[l.liar.IntN(2)]), l.liar.IntN(1000)
+		l.changed = l.changed || how > 2
 		l.done = append(l.done, fmt.Sprintf("%s: %d, %d, %d", r.URL.RawQuery, how, n, at))
 	}
 	l.mu.Unlock()
 	switch {
 	case !lie:
 		l.c.Serve(rw, r)
+		if q.Get("limitBytes") != "" {
+			<-time.After(50 * time.Millisecond) // until it is noted
+			l.mu.Lock()
+			l.looked = true
+			l.mu.Unlock()
+		}
 	case how == 0:
 		kubetest.EndAfter(n, "rpc error: code = Unavailable desc = connection error")(l.c.Serve)(rw, r)
 	case how == 1:

@@ -236,7 +236,7 @@ func (e *Exporter) see(pod *podInfo, deleted bool) {
 
 // ObservePod takes a pod as somebody else has seen it, such as a source of events, beside the exporter's own
 // watch; what is older than what is known changes nothing. Of a pod that was deleted the name, the
-// namespace and the UID are enough.
+// namespace and the UID are enough, and of a static pod's mirror its annotation.
 func (e *Exporter) ObservePod(pod *corev1.Pod, deleted bool) { e.see(infoOf(pod), deleted) }
 
 // selects says whether the pod is wanted. The selection is made here and not by the API server: an
