@@ -176,15 +176,33 @@ func (c *capture) judgeTail(m moment) bundle.Part {
 		return unproven("the container restarted while its log was read")
 	case c.tail.State == bundle.Proven && !c.own && c.nextRuns:
 		return unproven("the container may have restarted twice before the status told, so the log may be its successor's")
-	case c.tail.State == bundle.Proven && !c.own && m.restartable() && m.term != nil &&
-		!m.term.FinishedAt.IsZero() && c.log.First().After(m.term.FinishedAt.Add(time.Second)):
-		return unproven("the log begins after the container's end, so it may be its successor's")
+	case c.tail.State == bundle.Proven && c.maySucceed(m):
+		return unproven("the log does not begin before the container's end, and may be its successor's")
 	case c.tail.State == bundle.Proven && m.term != nil && unseenEnd(m.term.Reason):
 		return unproven("the runtime was away when the container ended, and may not have written down its last lines")
 	case m.term == nil && c.tail.State == bundle.Proven:
 		return unproven("the kubelet never reported the end")
 	}
 	return c.tail
+}
+
+// maySucceed says whether the log may be that of a later run, of which the status did not tell when it was read: nobody
+// named the run, and no line of it is from before the run's end.
+func (c *capture) maySucceed(m moment) bool {
+	if c.own || c.node != nil || m.term == nil || m.term.FinishedAt.IsZero() {
+		return false
+	}
+	first, end := c.log.First(), m.term.FinishedAt.Time
+	silent := c.log.Bytes() == 0
+	switch {
+	case !silent && first.Before(end):
+		return false
+	case m.dying && !c.followed, !silent && c.asked == slotCurrent && m.slot == slotPrevious:
+		return true
+	case silent:
+		return m.restartable()
+	}
+	return (m.restartable() || m.dying) && first.After(end.Add(time.Second))
 }
 
 // unseenEnd says whether a reason stands for an end that the runtime learned of later: containerd's own word

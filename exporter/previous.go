@@ -5,6 +5,9 @@ import (
 	"time"
 )
 
+// leastBackOff is the least that a kubelet may wait before a container's third run.
+const leastBackOff = time.Second
+
 // checkPrevious makes sure that what was just read as the container's previous log is this run's. If its
 // successor has died too and the status does not tell yet, the kubelet calls that one's log the previous one.
 // While nothing has started after that, it gives the same log without previous; then this run's is gone.
@@ -25,8 +28,9 @@ func (c *capture) checkPrevious(ctx context.Context, m moment) bool {
 		c.gone = true
 		return false
 	}
-	// A third run starts after a back-off, and so later than the second one prints its first line.
-	c.nextRuns = c.nextRuns && current.Sub(next.startedAt) >= nearStart
+	// A third run starts after a back-off of a second at least (crashLoopBackOff.maxContainerRestartPeriod), so what
+	// begins sooner after the second one's start is that one's.
+	c.nextRuns = c.nextRuns && current.Sub(next.startedAt) >= leastBackOff
 	return true
 }
 

@@ -54,11 +54,15 @@ func (c *capture) checkCurrent(ctx context.Context) bool {
 	}
 	b := c.glimpse(ctx, true)
 	switch {
-	case b.none, !b.first.IsZero() && b.first.Before(c.run.startedAt):
+	case b.none && (first.IsZero() || t == nil || !first.After(t.FinishedAt.Add(time.Second))), !b.first.IsZero() && b.first.Before(c.run.startedAt):
 		c.own = true
 		return true
-	case !b.first.IsZero() && b.first.Equal(first):
-		c.own = !first.After(endOf(c.run.now()).Add(time.Second)) // or two runs have ended since
+	case b.none:
+		return true // the kubelet may have removed this run (RestartAllContainers)
+	case !b.first.IsZero() && b.first.Equal(first), b.empty && first.IsZero():
+		// The kubelet has come further than the status: to the back-off of this run, or of the next one.
+		c.awaitMove(ctx)
+		c.nextRuns = c.run.now().slot == slotCurrent
 		return true
 	case b.own && !first.IsZero():
 		switch now := c.glimpse(ctx, false).first; {
@@ -81,7 +85,12 @@ func (c *capture) checkCurrent(ctx context.Context) bool {
 	if _, ok := c.take(ctx, "previous", podlog.Request{Previous: true}); !ok {
 		return false
 	}
-	c.own = c.log.First().Equal(b.first)
+	first = c.log.First()
+	c.own = !first.IsZero() && first.Equal(b.first) && t != nil && first.Before(t.FinishedAt.Time)
+	if !c.own { // or two runs have begun since
+		c.awaitMove(ctx)
+		c.nextRuns = c.run.now().slot == slotCurrent
+	}
 	return true
 }
 

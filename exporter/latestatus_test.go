@@ -1,0 +1,249 @@
+package exporter
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kubelogexporter/kubelogexporter/exporter/kubetest"
+)
+
+// A request for a log names a container and no run, the kubelet goes by a newer status than the one that it has sent,
+// and that comes late on a busy node: what is served may be the log of one of the next runs.
+
+const firstWords = "panic: the first run's\n"
+
+// crashed is the state of a run that has crashed.
+func crashed(id string, started, finished time.Time) corev1.ContainerState {
+	return corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{
+		ContainerID: id, ExitCode: 1, Reason: "Error", StartedAt: metav1.NewTime(started.Truncate(time.Second)), FinishedAt: metav1.NewTime(finished.Truncate(time.Second)),
+	}}
+}
+
+// late shows another status after some time.
+func (w *world) late(after time.Duration, pod *corev1.Pod, change func(*corev1.ContainerStatus)) {
+	time.AfterFunc(after, func() {
+		change(&pod.Status.ContainerStatuses[0])
+		w.kube.SetPod(pod)
+	})
+}
+
+// ofFirst checks that no record of the first run calls itself complete without its words.
+func (w *world) ofFirst(restart int32) {
+	w.t.Helper()
+	for _, rec := range finals(w.await(1)) {
+		if got := w.text(rec); rec.Container.RestartCount == restart && rec.Verdict.Complete && !strings.HasSuffix(got, firstWords) {
+			w.t.Errorf("complete: log %q, verdict %+v, reads %+v", got, rec.Verdict, rec.Capture.Reads)
+		}
+	}
+}
+
+// before lets a container have runs before the one that counts as the first, and returns its ID.
+func before(pod *corev1.Pod, c *kubetest.Container, runs int32) string {
+	for range runs {
+		c.Print(time.Now().Add(-time.Hour), "before\n")
+		c.Exit()
+		c.Restart()
+	}
+	s := &pod.Status.ContainerStatuses[0]
+	s.RestartCount, s.ContainerID = runs, c.ID(int(runs))
+	return s.ContainerID
+}
+
+// The second run has crashed too and waits to be started again: its log is the current and the previous one.
+func TestStatusLateByTwoEnds(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		restart int32
+		second  string
+		waiting bool // the status tells of the first run's back-off
+	}{
+		"words": {second: "another's\n"}, "words, later": {second: "another's\n", restart: 1},
+		"silent": {}, "silent, later": {restart: 1}, "silent, after a back-off": {restart: 1, waiting: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			pod, c := w.pod("loop")
+			id := before(pod, c, tt.restart)
+			s := &pod.Status.ContainerStatuses[0]
+			end := time.Now().Truncate(time.Second).Add(-time.Second)
+			c.Print(end.Add(-500*time.Millisecond), firstWords)
+			c.Exit()
+			backoff := corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}
+			if s.State = crashed(id, end.Add(-time.Second), end); tt.waiting {
+				s.LastTerminationState, s.State = s.State, backoff
+			}
+			c.Restart()
+			c.Print(end.Add(700*time.Millisecond), tt.second)
+			c.Exit()
+			w.kube.Log("shop", pod.Name, "app", func(rw http.ResponseWriter, r *http.Request) {
+				q := r.URL.Query()
+				q.Del("previous")
+				r = r.Clone(r.Context())
+				r.URL.RawQuery = q.Encode()
+				c.Serve(rw, r)
+			})
+			w.kube.SetPod(pod)
+			w.late(4*time.Second, pod, func(s *corev1.ContainerStatus) {
+				s.RestartCount, s.ContainerID = tt.restart+1, c.ID(int(tt.restart)+1)
+				s.LastTerminationState, s.State = crashed(s.ContainerID, end, end), backoff
+			})
+			w.begin(func(e *Exporter) { e.lostAfter = 6 * time.Second }, nil)
+			w.ofFirst(tt.restart)
+		})
+	}
+}
+
+// Two more runs have begun: the previous log is the second one's. The status knows of none of them, or of one.
+func TestStatusLateByTwoStarts(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		restart       int32
+		second, third string
+		told          bool
+	}{
+		"words": {second: "another's\n", third: "a third one's\n"}, "words, later": {second: "another's\n", third: "a third one's\n", restart: 1},
+		"the third is silent": {second: "another's\n"}, "the second is silent": {third: "a third one's\n"},
+		"silent": {}, "silent, later": {restart: 1}, "one is told": {second: "another's\n", third: "a third one's\n", told: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			pod, c := w.pod("loop")
+			id := before(pod, c, tt.restart)
+			end := time.Now().Truncate(time.Second).Add(-3 * time.Second)
+			c.Print(end.Add(300*time.Millisecond), firstWords)
+			c.Exit()
+			s := &pod.Status.ContainerStatuses[0]
+			s.State = crashed(id, end, end)
+			if tt.told {
+				restart(pod, c)
+				s.State.Running.StartedAt = metav1.NewTime(end)
+			}
+			c.Restart()
+			c.Print(end.Add(700*time.Millisecond), tt.second)
+			c.Exit()
+			c.Restart() // crashLoopBackOff.maxContainerRestartPeriod: 1s
+			c.Print(end.Add(1900*time.Millisecond), tt.third)
+			w.kube.SetPod(pod)
+			w.late(4*time.Second, pod, func(s *corev1.ContainerStatus) {
+				s.State = crashed(c.ID(int(tt.restart)+1), end, end)
+				restart(pod, c)
+				s.RestartCount, s.ContainerID = tt.restart+2, c.ID(int(tt.restart)+2)
+			})
+			w.begin(func(e *Exporter) { e.lostAfter = 6 * time.Second }, nil)
+			w.ofFirst(tt.restart)
+		})
+	}
+}
+
+// All containers of the pod were restarted, and the first run was removed: there is no previous log.
+func TestStatusLateByARestartOfAll(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	pod, c := w.pod("all") // c's only run stands for the second one
+	end := time.Now().Truncate(time.Second).Add(-time.Second)
+	s := &pod.Status.ContainerStatuses[0]
+	s.ContainerID = c.ID(7)
+	s.State = crashed(s.ContainerID, end, end)
+	c.Print(end.Add(1500*time.Millisecond), "another's\n")
+	w.kube.SetPod(pod)
+	w.late(3*time.Second, pod, func(s *corev1.ContainerStatus) {
+		s.LastTerminationState = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 137, Reason: "RestartingAllContainers"}}
+		s.State = corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(end.Add(time.Second))}}
+		s.RestartCount, s.ContainerID = 1, c.ID(0)
+	})
+	w.start(nil)
+	w.ofFirst(0)
+}
+
+// The second run has begun when the pod is deleted; the status knows of the first one's end, or not even of that.
+func TestStatusLateOfADyingPod(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		ended  bool
+		second string
+		told   time.Duration // when the status tells of the second run
+	}{
+		"ended": {true, "another's\n", 1500 * time.Millisecond}, "ended, silent": {true, "", 1500 * time.Millisecond},
+		"runs": {false, "another's\n", 700 * time.Millisecond}, "runs, until the end": {false, "another's\n", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			pod, c := w.pod("dying")
+			e := w.start(nil)
+			w.until("the exporter to be ready", func() bool { return e.Ready() == nil })
+			<-time.After(time.Until(time.Now().Truncate(time.Second).Add(time.Second)))
+			start := time.Now().Truncate(time.Second)
+			s := &pod.Status.ContainerStatuses[0]
+			s.State.Running.StartedAt = metav1.NewTime(start)
+			c.Print(time.Now(), firstWords)
+			c.Exit()
+			<-time.After(300 * time.Millisecond)
+			if tt.ended {
+				s.State = crashed(c.ID(0), start, start)
+			}
+			c.Restart()
+			c.Print(time.Now(), tt.second)
+			w.dies(pod)
+			<-time.After(200 * time.Millisecond)
+			s.State = crashed(c.ID(0), start, start)
+			restart(pod, c)
+			if tt.told > 0 {
+				<-time.After(tt.told)
+				w.kube.SetPod(pod)
+			}
+			<-time.After(700 * time.Millisecond)
+			c.Print(time.Now(), "another's last\n")
+			c.Exit()
+			<-time.After(300 * time.Millisecond)
+			exit(pod, 0)
+			w.kube.SetPod(pod)
+			<-time.After(700 * time.Millisecond)
+			c.Remove()
+			w.kube.DeletePod(pod.Namespace, pod.Name)
+			w.ofFirst(0)
+		})
+	}
+}
+
+// A silent run is followed, and its pod deleted right after its end; a further stream is the second run's.
+func TestStatusLateOfASilentRun(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	pod, c := w.pod("silent")
+	s := &pod.Status.ContainerStatuses[0]
+	w.kube.SetPod(pod)
+	w.start(live)
+	w.until("a stream", func() bool { return c.Following() > 0 })
+	<-time.After(300 * time.Millisecond)
+	start := s.State.Running.StartedAt
+	c.Exit()
+	end := time.Now()
+	c.Restart()
+	<-time.After(500 * time.Millisecond)
+	c.Print(time.Now(), "another's\n")
+	w.dies(pod)
+	<-time.After(3 * time.Second)
+	c.Print(time.Now(), "another's last\n")
+	c.Exit()
+	<-time.After(300 * time.Millisecond)
+	s.State = crashed(c.ID(0), start.Time, end)
+	restart(pod, c)
+	exit(pod, 0)
+	w.kube.SetPod(pod)
+	c.Remove()
+	w.kube.DeletePod(pod.Namespace, pod.Name)
+	w.until("two records", func() bool { return len(finals(w.records())) > 1 })
+	for _, rec := range finals(w.records()) {
+		if rec.Container.RestartCount == 0 && rec.Verdict.Complete && rec.Lines > 0 {
+			t.Errorf("complete: log %q, verdict %+v, reads %+v", w.text(rec), rec.Verdict, rec.Capture.Reads)
+		}
+	}
+}
