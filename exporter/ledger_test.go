@@ -214,6 +214,46 @@ func TestDowntime(t *testing.T) {
 	}
 }
 
+// A run that another exporter has archived while this one was down has no second record, on another day, because its
+// pod, which is there, does not show it any more.
+func TestArchivedInDowntime(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	pod, c := w.pod("loop")
+	begin := time.Now().Add(-26 * time.Hour).Truncate(time.Second)
+	pod.Status.ContainerStatuses[0].State.Running.StartedAt.Time = begin
+	c.Print(begin.Add(time.Second), "run 0\n")
+	w.kube.SetPod(pod)
+	w.synced(nil)
+	w.spool = t.TempDir()
+	e := w.synced(nil)
+	w.until("the run to be known", func() bool { return len(e.tracker.running()) == 1 })
+	w.stop()
+	for n := range int32(2) {
+		if n > 0 {
+			c.Restart()
+			restart(pod, c)
+			c.Print(time.Now(), "another\n")
+			w.kube.SetPod(pod)
+			<-time.After(100 * time.Millisecond)
+		}
+		c.Exit()
+		if exit(pod, 1); n == 0 {
+			pod.Status.ContainerStatuses[0].State.Terminated.FinishedAt.Time = begin.Add(time.Minute)
+		}
+		w.kube.SetPod(pod)
+		w.final(n)
+	}
+	c.Restart()
+	restart(pod, c)
+	w.kube.SetPod(pod)
+	w.synced(nil)
+	<-time.After(time.Second)
+	if all := finals(w.records()); len(all) != 2 {
+		t.Errorf("%d records of two runs", len(all))
+	}
+}
+
 // A container that waits to start again when the exporter stops has runs that nobody sees. They are known by the
 // count of the last one that has its record.
 func TestRestartsInDowntime(t *testing.T) {

@@ -422,7 +422,7 @@ func (c *capture) recorded(ctx context.Context, m moment) (bool, error) {
 	switch {
 	case c.run.unseen || c.log != nil || len(c.reads) > 0 || c.e.leftovers.has(c.run.id):
 		return false, nil
-	case m.podGone && m.remembered:
+	case m.podGone && m.remembered, c.run.recalled && m.term == nil && !m.reachable():
 		return c.e.found(ctx, c.run)
 	case !c.run.firstSeenDead || m.term == nil:
 		return false, nil

@@ -84,19 +84,20 @@ type run struct {
 	pod           *podState
 	firstSeenDead bool // it had ended when it was first seen: somebody may have archived it before
 
-	begun   bool          // handed to work
-	hurried bool          // handed to work again, because its pod began to be deleted
-	alive   bool          // was seen alive
-	done    bool          // has its record
-	probed  bool          // its head is looked for
-	capture *capture      // the queue's, touched under the tracker's lock only by whoever hands work out
-	head    time.Time     // stamp of the first line of the file, as a probe saw it; zero if it was empty
-	stored  string        // key of the last snapshot of it
-	spoke   bool          // a piece of its first line was seen, and not its stamp
-	headOK  bool          // the log was seen empty while the run was young, so that head is where it began
-	emptyAt time.Time     // when it was seen empty last
-	endSeen time.Time     // when the status first showed its end
-	changed chan struct{} // closed at the next change; nil if nobody waits for it
+	begun    bool          // handed to work
+	hurried  bool          // handed to work again, because its pod began to be deleted
+	alive    bool          // was seen alive
+	recalled bool          // an earlier process knew it
+	done     bool          // has its record
+	probed   bool          // its head is looked for
+	capture  *capture      // the queue's, touched under the tracker's lock only by whoever hands work out
+	head     time.Time     // stamp of the first line of the file, as a probe saw it; zero if it was empty
+	stored   string        // key of the last snapshot of it
+	spoke    bool          // a piece of its first line was seen, and not its stamp
+	headOK   bool          // the log was seen empty while the run was young, so that head is where it began
+	emptyAt  time.Time     // when it was seen empty last
+	endSeen  time.Time     // when the status first showed its end
+	changed  chan struct{} // closed at the next change; nil if nobody waits for it
 }
 
 // moment is what is known of a run at one moment.
@@ -297,7 +298,7 @@ func (t *tracker) remember(pod *podInfo, v view, stored string) {
 		ps.setCount(v.id.container, v.restart)
 	}
 	r := t.newRun(ps, v)
-	r.alive, r.stored = true, stored
+	r.alive, r.recalled, r.stored = true, true, stored
 }
 
 // vanished ends the runs of the pods that an earlier process knew and that are no longer there, after
