@@ -41,8 +41,9 @@ func (c *capture) glimpse(ctx context.Context, previous bool) glimpse {
 // checkCurrent makes sure that what was just read as the container's current log is this run's. A run may be
 // followed by the next one without any back-off, and the status that tells of it comes later. The kubelet
 // never goes back, so it is enough to look what it now calls the previous log: if there is none, or one from
-// before this run, or it is this very log, the current one was ours. If it is a log of this run's own time,
-// that one is ours. If it is this run's, and cannot be found, the current one has become the successor's, and so was
+// before this run, the current one was ours. It was too if it is this very log, unless the status, which is
+// waited for, tells of no back-off: then two runs may have ended. If it is a log of this run's own time, that one
+// is ours. If it is this run's, and cannot be found, the current one has become the successor's, and so was
 // ours if it begins otherwise now. What begins before this run's end needs no look: its successor comes after that.
 func (c *capture) checkCurrent(ctx context.Context) bool {
 	if c.own {
