@@ -18,6 +18,9 @@ import (
 // it looks at the pod next, after 60 to 90 s.
 const mirrorReturns = 2 * time.Minute
 
+// path names the pod among those that are there.
+func (p *podInfo) path() string { return p.namespace + "/" + p.name }
+
 // mirrors makes the pod, as its mirror shows it, the static one.
 func (p *podInfo) mirrors(static types.UID) {
 	p.mirror, p.uid = p.uid, static
@@ -65,13 +68,13 @@ func (t *tracker) await(ps *podState) {
 		t.away = make(map[string]mirrorAway)
 	}
 	ps.away = true
-	t.away[pod.namespace+"/"+pod.name] = mirrorAway{ps, time.AfterFunc(mirrorReturns, func() { t.lookFor(pod) })}
+	t.away[pod.path()] = mirrorAway{ps, time.AfterFunc(mirrorReturns, func() { t.lookFor(pod) })}
 }
 
 // mirrorBack ends the wait for a mirror of that name. A static pod that was waited for and is not the one which has
 // the name now has ended: its manifest was changed.
 func (t *tracker) mirrorBack(pod *podInfo) {
-	name := pod.namespace + "/" + pod.name
+	name := pod.path()
 	away, ok := t.away[name]
 	if !ok {
 		return
@@ -88,10 +91,10 @@ func (t *tracker) mirrorBack(pod *podInfo) {
 func (t *tracker) noMirror(pod *podInfo, sure bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	switch away, ok := t.away[pod.namespace+"/"+pod.name]; {
+	switch away, ok := t.away[pod.path()]; {
 	case !ok || away.ps.pod.uid != pod.uid || t.closed: // it has come, or another
 	case sure:
-		delete(t.away, pod.namespace+"/"+pod.name)
+		delete(t.away, pod.path())
 		t.lose(away.ps)
 	default:
 		t.await(away.ps)

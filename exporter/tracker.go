@@ -292,7 +292,9 @@ func (t *tracker) remember(pod *podInfo, v view, stored string) {
 	if pod.mirror != "" { // a new mirror may not show it for some seconds
 		goesOn := v
 		goesOn.slot = slotCurrent
-		ps.pod.runs = append(ps.pod.runs, goesOn)
+		shown := *ps.pod
+		shown.runs = append(slices.Clip(shown.runs), goesOn)
+		ps.pod = &shown
 	}
 	if n, ok := ps.count(v.id.container); !ok || v.restart > n {
 		ps.setCount(v.id.container, v.restart)

@@ -62,8 +62,7 @@ func (c *capture) checkCurrent(ctx context.Context) bool {
 		return true // the kubelet may have removed this run (RestartAllContainers)
 	case !b.first.IsZero() && b.first.Equal(first), b.empty && first.IsZero():
 		// The kubelet has come further than the status: to the back-off of this run, or of the next one.
-		c.awaitMove(ctx)
-		c.nextRuns = c.run.now().slot == slotCurrent
+		c.awaitStatus(ctx)
 		return true
 	case b.own && !first.IsZero():
 		switch now := c.glimpse(ctx, false).first; {
@@ -89,10 +88,16 @@ func (c *capture) checkCurrent(ctx context.Context) bool {
 	first = c.log.First()
 	c.own = !first.IsZero() && first.Equal(b.first) && t != nil && first.Before(t.FinishedAt.Time)
 	if !c.own { // or two runs have begun since
-		c.awaitMove(ctx)
-		c.nextRuns = c.run.now().slot == slotCurrent
+		c.awaitStatus(ctx)
 	}
 	return true
+}
+
+// awaitStatus gives the status the time to tell that the run is the current one no more. If it does not, what is held
+// may be the log of one of the next runs.
+func (c *capture) awaitStatus(ctx context.Context) {
+	c.awaitMove(ctx)
+	c.nextRuns = c.run.now().slot == slotCurrent
 }
 
 // makeCertain looks whether the run still has the slot that is asked for, after a read that did not
