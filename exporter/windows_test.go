@@ -28,6 +28,9 @@ func window(t *testing.T, from time.Time, d time.Duration) *schedule.Schedule {
 	return s
 }
 
+// comingMinute is a full minute, so far to come that the minute before it has not begun when a test prints its lines.
+func comingMinute() time.Time { return time.Now().Truncate(time.Minute).Add(3 * time.Minute) }
+
 // dying makes a pod that is being deleted and may go on for some minutes.
 func (w *world) dying(name string) (*corev1.Pod, *kubetest.Container) {
 	w.t.Helper()
@@ -60,32 +63,31 @@ func TestWindowEdges(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	opens := time.Now().Truncate(time.Minute).Add(2 * time.Minute)
-	closes := opens
 	for name, tt := range map[string]struct {
-		window *schedule.Schedule
-		end    time.Time
-		inside bool
+		opens, lasts, end time.Duration // from edge on
+		inside            bool
 	}{
-		"ends before it opens":   {window(t, opens, time.Hour), opens.Add(-time.Minute), false},
-		"ends after it opened":   {window(t, opens, time.Hour), opens.Add(time.Minute), true},
-		"ends before it closes":  {window(t, closes.Add(-time.Hour), time.Hour), closes.Add(-time.Minute), true},
-		"ends after it closed":   {window(t, closes.Add(-time.Hour), time.Hour), closes.Add(time.Minute), false},
-		"ends after a short one": {window(t, opens, time.Minute), opens.Add(2 * time.Minute), false},
-		"ends in a short one":    {window(t, opens, time.Minute), opens.Add(30 * time.Second), true},
+		"ends before it opens":   {0, time.Hour, -time.Minute, false},
+		"ends after it opened":   {0, time.Hour, time.Minute, true},
+		"ends before it closes":  {-time.Hour, time.Hour, -time.Minute, true},
+		"ends after it closed":   {-time.Hour, time.Hour, time.Minute, false},
+		"ends after a short one": {0, time.Minute, 2 * time.Minute, false},
+		"ends in a short one":    {0, time.Minute, 30 * time.Second, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newTrapped(t, nil)
-			nightly := Export{Name: "nightly", Schedule: tt.window, Redact: secrets, Select: selects(t, selection.Spec{Labels: "app!=nobody"})}
+			edge := comingMinute()
+			opens, end := edge.Add(tt.opens), edge.Add(tt.end)
+			nightly := Export{Name: "nightly", Schedule: window(t, opens, tt.lasts), Redact: secrets, Select: selects(t, selection.Spec{Labels: "app!=nobody"})}
 			e := w.run(func(o *Options) {
 				o.Exports = []Export{nightly, {Name: "rest", Select: selects(t, selection.Spec{Labels: "app=a"}), Compression: bundle.Gzip}}
 			})
 			w.until("the exporter to be ready", func() bool { return e.Ready() == nil })
 			a, c := w.dying("a")
 			bb, cc := w.dying("bb")
-			w.ends(a, c, tt.end)
-			w.ends(bb, cc, tt.end)
+			w.ends(a, c, end)
+			w.ends(bb, cc, end)
 			w.until("a record", func() bool { return len(w.records()) > 0 })
 			w.account()
 			<-time.After(time.Second)
@@ -249,26 +251,26 @@ func TestWindowTakesWhatWasSwept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	opens := time.Now().Truncate(time.Minute).Add(2 * time.Minute)
 	hourly, err := schedule.Parse(schedule.Spec{Cron: "@hourly"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, tt := range map[string]struct {
 		exports [2]Export
-		end     time.Time
+		end     time.Duration // from the opening on
 	}{
-		"in the window":                    {[2]Export{{}, {}}, opens.Add(time.Minute)},
-		"before it":                        {[2]Export{{}, {}}, opens.Add(-time.Minute)},
-		"in the window, redacted":          {[2]Export{{Redact: secrets}, {Redact: secrets}}, opens.Add(time.Minute)},
-		"before it, redacted":              {[2]Export{{Redact: secrets}, {Redact: secrets}}, opens.Add(-time.Minute)},
-		"in the window, compressed anew":   {[2]Export{{Compression: bundle.Gzip}, {}}, opens.Add(time.Minute)},
-		"before it, compressed as it was":  {[2]Export{{Compression: bundle.Gzip}, {}}, opens.Add(-time.Minute)},
-		"in the window, redacted for once": {[2]Export{{Redact: secrets}, {}}, opens.Add(time.Minute)},
+		"in the window":                    {[2]Export{{}, {}}, time.Minute},
+		"before it":                        {[2]Export{{}, {}}, -time.Minute},
+		"in the window, redacted":          {[2]Export{{Redact: secrets}, {Redact: secrets}}, time.Minute},
+		"before it, redacted":              {[2]Export{{Redact: secrets}, {Redact: secrets}}, -time.Minute},
+		"in the window, compressed anew":   {[2]Export{{Compression: bundle.Gzip}, {}}, time.Minute},
+		"before it, compressed as it was":  {[2]Export{{Compression: bundle.Gzip}, {}}, -time.Minute},
+		"in the window, redacted for once": {[2]Export{{Redact: secrets}, {}}, time.Minute},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newTrapped(t, nil)
+			opens := comingMinute()
 			tt.exports[0].Name, tt.exports[0].Schedule = "nightly", window(t, opens, time.Hour)
 			tt.exports[1].Name, tt.exports[1].Schedule = "swept", hourly
 			pod, c := w.pod("a")
@@ -286,7 +288,7 @@ func TestWindowTakesWhatWasSwept(t *testing.T) {
 			w.kube.SetPod(pod)
 			w.until("a stream", func() bool { return len(w.kube.Requests("follow=true")) > 0 })
 			c.Print(time.Now(), "three 33333\n")
-			w.ends(pod, c, tt.end)
+			w.ends(pod, c, opens.Add(tt.end))
 			w.await(2)
 			rec := w.final(0)
 			mask := func(word string, redacted bool) string {
@@ -296,7 +298,7 @@ func TestWindowTakesWhatWasSwept(t *testing.T) {
 				return word
 			}
 			last := tt.exports[0]
-			if tt.end.Before(opens) {
+			if tt.end < 0 {
 				last = tt.exports[1]
 			}
 			first := tt.exports[1]
