@@ -145,21 +145,27 @@ func TestStatusLateByTwoStarts(t *testing.T) {
 // All containers of the pod were restarted, and the first run was removed: there is no previous log.
 func TestStatusLateByARestartOfAll(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	pod, c := w.pod("all") // c's only run stands for the second one
-	end := time.Now().Truncate(time.Second).Add(-time.Second)
-	s := &pod.Status.ContainerStatuses[0]
-	s.ContainerID = c.ID(7)
-	s.State = crashed(s.ContainerID, end, end)
-	c.Print(end.Add(1500*time.Millisecond), "another's\n")
-	w.kube.SetPod(pod)
-	w.late(3*time.Second, pod, func(s *corev1.ContainerStatus) {
-		s.LastTerminationState = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 137, Reason: "RestartingAllContainers"}}
-		s.State = corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(end.Add(time.Second))}}
-		s.RestartCount, s.ContainerID = 1, c.ID(0)
-	})
-	w.start(nil)
-	w.ofFirst(0)
+	for name, second := range map[string]string{"words": "another's\n", "silent": ""} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			pod, c := w.pod("all") // c's only run stands for the second one
+			pod.Spec.Containers[0].RestartPolicyRules = []corev1.ContainerRestartRule{{Action: corev1.ContainerRestartRuleActionRestartAllContainers}}
+			end := time.Now().Truncate(time.Second).Add(-time.Second)
+			s := &pod.Status.ContainerStatuses[0]
+			s.ContainerID = c.ID(7)
+			s.State = crashed(s.ContainerID, end, end)
+			c.Print(end.Add(1500*time.Millisecond), second)
+			w.kube.SetPod(pod)
+			w.late(3*time.Second, pod, func(s *corev1.ContainerStatus) {
+				s.LastTerminationState = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 137, Reason: "RestartingAllContainers"}}
+				s.State = corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(end.Add(time.Second))}}
+				s.RestartCount, s.ContainerID = 1, c.ID(0)
+			})
+			w.start(nil)
+			w.ofFirst(0)
+		})
+	}
 }
 
 // The second run has begun when the pod is deleted; the status knows of the first one's end, or not even of that.

@@ -23,6 +23,7 @@ type podInfo struct {
 	created         time.Time
 	labels          []string // key, value, key, value …
 	owners          []bundle.Owner
+	restartsAll     bool // a container's end may restart all of them, and remove what they were (RestartAllContainers)
 	loose           bool // none of the owners is its controller; otherwise the first is
 	deletion        *time.Time
 	node, hostIP    string
@@ -41,6 +42,7 @@ func infoOf(pod *corev1.Pod) *podInfo {
 	if static := pod.Annotations[corev1.MirrorPodAnnotationKey]; bundle.IsUID(static) {
 		p.mirrors(types.UID(static))
 	}
+	p.restartsAll = slices.ContainsFunc(slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers), restartsAll)
 	p.loose = metav1.GetControllerOf(pod) == nil
 	for _, o := range pod.OwnerReferences {
 		owner := bundle.Owner{APIVersion: shared(o.APIVersion), Kind: shared(o.Kind), Name: shared(o.Name), UID: shared(string(o.UID))}
@@ -54,6 +56,12 @@ func infoOf(pod *corev1.Pod) *podInfo {
 		p.deletion = utc(t.Time)
 	}
 	return p
+}
+
+func restartsAll(c corev1.Container) bool {
+	return slices.ContainsFunc(c.RestartPolicyRules, func(r corev1.ContainerRestartRule) bool {
+		return r.Action == corev1.ContainerRestartRuleActionRestartAllContainers
+	})
 }
 
 // shared returns a string that other pods have too, as far as it is in memory already: names of nodes,

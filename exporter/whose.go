@@ -55,11 +55,13 @@ func (c *capture) checkCurrent(ctx context.Context) bool {
 	}
 	b := c.glimpse(ctx, true)
 	switch {
+	case b.none && first.IsZero() && c.run.now().pod.restartsAll:
+		return true // the kubelet may have removed this run, and what is silent may be the next one
 	case b.none && (first.IsZero() || t == nil || !first.After(t.FinishedAt.Add(time.Second))), !b.first.IsZero() && b.first.Before(c.run.startedAt):
 		c.own = true
 		return true
 	case b.none:
-		return true // the kubelet may have removed this run (RestartAllContainers)
+		return true // likewise, with words
 	case !b.first.IsZero() && b.first.Equal(first), b.empty && first.IsZero():
 		// The kubelet has come further than the status: to the back-off of this run, or of the next one.
 		c.awaitStatus(ctx)
