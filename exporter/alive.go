@@ -3,11 +3,14 @@ package exporter
 import (
 	"context"
 	"errors"
+	"iter"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/kubelogexporter/kubelogexporter/exporter/podlog"
 	"github.com/kubelogexporter/kubelogexporter/sink"
+	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
 
 // stopping says whether Run's context has ended.
@@ -215,6 +218,49 @@ func (e *Exporter) foundSince(ctx context.Context, r *run, from time.Time) bool 
 	}
 	for _, key.Date = range days {
 		if _, err := e.bucket.Stat(ctx, key.Record()); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// foundCount searches spool and archive for a final record of a run of which only the restart count is known: another
+// exporter may have seen it, or this one before a power cut took the last lines of its ledger. A bucket that cannot
+// answer now does not hold up the record.
+func (e *Exporter) foundCount(ctx context.Context, r *run) bool {
+	key, today := e.keyOf(r), time.Now().UTC()
+	for n := -1; n <= 1; n++ {
+		key.Date = today.AddDate(0, 0, n).Format(time.DateOnly)
+		if holdsCount(e.spool.List(ctx, sameCount(key), sink.ListOptions{})) {
+			return true
+		}
+	}
+	if e.ship.down() {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	days, err := e.daysSince(ctx, key, r.now().pod.created)
+	if err != nil {
+		return false
+	}
+	for _, key.Date = range days {
+		if holdsCount(e.bucket.List(ctx, sameCount(key), sink.ListOptions{})) {
+			return true
+		}
+	}
+	return false
+}
+
+// sameCount is what the keys of a container's runs of one restart count begin with.
+func sameCount(key bundle.RunKey) string { return strings.TrimSuffix(key.Record(), key.ID12+".json") }
+
+func holdsCount(list iter.Seq2[sink.Object, error]) bool {
+	for o, err := range list {
+		if err != nil {
+			return false
+		}
+		if key, kind, _, _, err := bundle.ParseKey(o.Key); err == nil && kind == bundle.KindRecord && key.Snapshot.IsZero() {
 			return true
 		}
 	}

@@ -28,12 +28,16 @@ const compactAt = 4096
 // writeAgain is how long nothing is written after a write has failed: what is to be written waits in memory.
 const writeAgain = time.Second
 
+// syncWithin is how soon what was noted is on the disk.
+const syncWithin = time.Second
+
 // ledger is the durable list of the runs that were seen alive and have no record yet. A run that is
 // still in it when a new process starts, and that the cluster no longer shows, ended unseen: it gets
-// a record. It also holds the restart counts of the containers whose runs have theirs. The file is a journal: a line for each run that was seen alive, a line for each that got
-// its record, a line for each snapshot of one that goes on. Only the last are synced to disk one by one,
-// because what was stored is continued from there; the others survive the end of the process, and their loss
-// on a crash of the whole machine costs records of lost logs, no log.
+// a record. It also holds the restart counts of the containers whose runs have theirs. The file is a journal: a
+// line for each run that was seen alive, a line for each that got its record, a line for each snapshot of one that
+// goes on. Only the last are synced to disk one by one, because what was stored is continued from there; the others
+// survive the end of the process, and a crash of the whole machine costs those of the last second: records of lost
+// logs, no log.
 //
 // A disk that is full or fails keeps nobody from working: the file stays as it is, and what is to be noted
 // waits until it can be.
@@ -52,6 +56,8 @@ type ledger struct {
 	torn     bool         // the file may end within a line
 	failure  error        // of the last write, nil if it went well
 	failedAt time.Time
+	unsynced bool  // it will be synced within syncWithin
+	syncErr  error // of that, told with the next line
 }
 
 // ledgerEntry is one line: a run that was seen alive, or what became of one: with Done it got its record,
@@ -285,6 +291,23 @@ func (l *ledger) sync() error {
 	return nil
 }
 
+// syncSoon lets what was written be synced within syncWithin, and the next line tell of it if that fails.
+func (l *ledger) syncSoon() {
+	if l.unsynced {
+		return
+	}
+	l.unsynced = true
+	time.AfterFunc(syncWithin, func() {
+		l.mu.Lock()
+		l.unsynced = false
+		l.mu.Unlock()
+		err := l.sync()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.syncErr = err
+	})
+}
+
 // append writes a line. What a full disk, say, keeps from being written is written later; the first failure
 // is returned, further ones are not.
 func (l *ledger) append(e ledgerEntry) error {
@@ -299,10 +322,13 @@ func (l *ledger) append(e ledgerEntry) error {
 		}
 		return l.failure
 	}
+	l.syncSoon()
+	err := l.syncErr
+	l.syncErr = nil
 	if l.lines <= l.compact || l.lines <= 2*max(len(l.alive), l.kept)+compactAt {
-		return nil
+		return err
 	}
-	err := l.writeAnew()
+	err = l.writeAnew()
 	if l.compact = compactAt; err != nil {
 		l.compact += l.lines // reading it all again for each line would hold up everybody
 	}

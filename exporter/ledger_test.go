@@ -1,6 +1,7 @@
 package exporter
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
@@ -251,6 +252,64 @@ func TestArchivedInDowntime(t *testing.T) {
 	<-time.After(time.Second)
 	if all := finals(w.records()); len(all) != 2 {
 		t.Errorf("%d records of two runs", len(all))
+	}
+}
+
+// Runs of which an exporter knows only the count, because it was down or a power cut took the end of its ledger, may
+// have their records.
+func TestArchivedAndNotSeen(t *testing.T) {
+	t.Parallel()
+	for name, powerCut := range map[string]bool{"by another exporter": false, "before a power cut": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			pod, c := w.pod("loop")
+			w.kube.SetPod(pod)
+			end := func(n int32) {
+				c.Exit()
+				exit(pod, 1)
+				w.kube.SetPod(pod)
+				w.final(n)
+			}
+			w.synced(nil)
+			if !powerCut {
+				w.spool = t.TempDir()
+				w.synced(nil)
+			}
+			end(0)
+			ledger := filepath.Join(w.spool, ledgerName)
+			var was []byte
+			w.until("the ledger to know", func() bool {
+				was, _ = os.ReadFile(ledger)
+				return bytes.Contains(was, []byte(`"done"`))
+			})
+			again := func() {
+				c.Restart()
+				restart(pod, c)
+				c.Print(time.Now(), "words\n")
+				w.kube.SetPod(pod)
+				<-time.After(100 * time.Millisecond)
+			}
+			if !powerCut {
+				w.stop()
+			}
+			for n := int32(1); n <= 3; n++ {
+				again()
+				end(n)
+			}
+			again()
+			if powerCut {
+				w.stop()
+				if err := os.WriteFile(ledger, was, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w.synced(nil)
+			<-time.After(time.Second)
+			if all := finals(w.records()); len(all) != 4 {
+				t.Errorf("%d records of 4 runs", len(all))
+			}
+		})
 	}
 }
 

@@ -420,7 +420,9 @@ func (c *capture) vouches(req podlog.Request, res podlog.Result) bool {
 // committed may be more than it had recorded.
 func (c *capture) recorded(ctx context.Context, m moment) (bool, error) {
 	switch {
-	case c.run.unseen || c.log != nil || len(c.reads) > 0 || c.e.leftovers.has(c.run.id):
+	case c.run.unseen:
+		return c.e.foundCount(ctx, c.run), nil
+	case c.log != nil || len(c.reads) > 0 || c.e.leftovers.has(c.run.id):
 		return false, nil
 	case m.podGone && m.remembered, c.run.recalled && m.term == nil && !m.reachable():
 		return c.e.found(ctx, c.run)
