@@ -173,11 +173,11 @@ func (c *capture) stop(ctx context.Context) {
 //
 // A clean end alone says nothing: a broken connection behind the API server looks the same. For a pod
 // that is being deleted more streams are opened at once. For a running container they would stay open;
-// if the kubelet ends them too, with nothing new, or its runtime no longer knows the container, then the
-// container has ended and this is the end of its log: the kubelet removes a container after its exit
-// only, and reads to the end of the file before it looks for the container (cri-client/pkg/logs
-// ReadLogs). That it cannot find a log, right when it is asked, counts only after two such ends. The container
-// of another pod may have restarted, and a second stream would be its successor's; there the status must tell
+// if the kubelet ends them too, with nothing new, then the container has ended and this is the end of its log.
+// If its runtime no longer knows the container, the log has ended too, but it may not have been read to its end:
+// the kubelet reads to the end of the file before it looks for the container (cri-client/pkg/logs
+// ReadLogs), and a slow runtime answers long after that. That it cannot find a log, right when it is asked, counts
+// only after two such ends. The container of another pod may have restarted, and a second stream would be its successor's; there the status must tell
 // of the end first.
 func (c *capture) stream(ctx context.Context) (ended, ok bool) {
 	var end streamEnd
@@ -273,10 +273,12 @@ func (c *capture) removed(res podlog.Result, end streamEnd) {
 		c.unprovenTail("the kubelet's last word was about another container")
 	case c.rotatable():
 		c.unprovenTail("the container was removed before a second look, and a rotation right before its exit cannot be excluded")
-	case inStream(res) && c.reached(res), res.Appended == 0 && end.alive():
+	case res.Appended == 0 && end.alive():
 		c.tail = bundle.Part{State: bundle.Proven, Evidence: []string{
-			"the last stream was open when the container was removed, or the one before it brought nothing new, and the kubelet reads to the end of the log before it looks for the container",
+			"a stream came to a clean end, a further one or a read brought nothing new, and the container was removed right after",
 		}}
+	case inStream(res):
+		c.unprovenTail("the container was removed under the stream, and the runtime may have been asked for it before the last line was written")
 	default:
 		c.unprovenTail("the stream may have broken before the container's exit, and the container was removed before a second one was served")
 	}

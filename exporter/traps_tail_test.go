@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -266,6 +267,42 @@ func TestTrapClosingRefused(t *testing.T) {
 			}
 			w.account()
 		})
+	}
+}
+
+// The kubelet has read to the end of the file and asks its runtime for the container, which takes long: the last
+// line, the exit and the removal come before the answer.
+func TestTrapSlowRuntime(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	pod, c := w.pod("slow")
+	var removed atomic.Bool
+	first := kubetest.Stamp(time.Now())
+	w.kube.Log("shop", pod.Name, "app", func(rw http.ResponseWriter, r *http.Request) {
+		if removed.Load() {
+			_, _ = fmt.Fprintf(rw, "unable to retrieve container logs for %s", c.ID(0))
+			return
+		}
+		_, _ = fmt.Fprintf(rw, "%s first\n", first)
+		if r.URL.Query().Get("follow") != "true" {
+			return
+		}
+		_ = http.NewResponseController(rw).Flush()
+		<-time.After(600 * time.Millisecond) // the second line is written
+		removed.Store(true)
+		_, _ = fmt.Fprintf(rw, "rpc error: code = NotFound desc = an error occurred when try to find container %q: not found", strings.TrimPrefix(c.ID(0), "containerd://"))
+	})
+	e := w.start(nil)
+	w.until("the exporter to be ready", func() bool { return e.Ready() == nil })
+	now := metav1.Now()
+	pod.DeletionTimestamp = &now
+	w.kube.SetPod(pod)
+	w.until("the container to be removed", removed.Load)
+	exit(pod, 0)
+	w.kube.SetPod(pod)
+	w.kube.DeletePod(pod.Namespace, pod.Name)
+	if rec := w.await(1)[0]; rec.Verdict.Tail.State != bundle.Unproven || rec.Lines != 1 {
+		t.Errorf("%d lines, verdict %+v", rec.Lines, rec.Verdict)
 	}
 }
 
