@@ -184,14 +184,17 @@ func (c *capture) state(m moment, running bool) bundle.State {
 	return s
 }
 
-// estimatedEnd stands for an end that the kubelet never reported, or without its time. The last line held is the
-// best witness of it. Without one, of a run whose end is shown for as long as its pod is there, it is the same
-// time at every look, so that no other day gets another record.
+// estimatedEnd stands for an end that the kubelet never reported, or without its time. One that was not reported has
+// just been noticed: a container may have been quiet for days. Of one that is shown without its time, for as long as
+// its pod is there, the last line held is the best witness. Without one it is the same time at every look, so that no
+// other day gets another record.
 func (c *capture) estimatedEnd(m moment) time.Time {
 	switch {
+	case m.term == nil:
+		return time.Now()
 	case c.log != nil && !c.log.Last().IsZero():
 		return c.log.Last()
-	case m.term == nil, m.pod.created.IsZero():
+	case m.pod.created.IsZero():
 		return time.Now()
 	}
 	return c.run.since(m)

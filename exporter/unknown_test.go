@@ -47,3 +47,59 @@ func TestEndWithoutATime(t *testing.T) {
 		})
 	}
 }
+
+// The end of a container that was quiet for days has one record, of the day of its end, whoever sees it, and how.
+func TestEndOfAQuietRun(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		forced bool // deletion, of which no end is told; otherwise the status tells of it late
+		two    bool // exporters, of which one follows
+		down   bool // one of them is, at the end
+	}{
+		"status is late": {}, "forced, two exporters": {forced: true, two: true}, "forced, and one was down": {forced: true, two: true, down: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			pod, c := w.pod("quiet")
+			begin := time.Now().Add(-80 * time.Hour).Truncate(time.Second)
+			pod.Status.ContainerStatuses[0].State.Running.StartedAt = metav1.NewTime(begin)
+			c.Print(begin.Add(time.Second), "only line\n")
+			w.kube.SetPod(pod)
+			e := w.begin(func(e *Exporter) { e.statusWait = 300 * time.Millisecond }, map[bool]func(*Options){true: live}[tt.two])
+			w.until("the exporter to be ready", func() bool { return e.Ready() == nil })
+			if tt.two {
+				w.until("a stream", func() bool { return c.Following() > 0 })
+				w.spool = t.TempDir()
+				e := w.synced(nil)
+				w.until("the run to be known", func() bool { return len(e.tracker.running()) == 1 })
+			}
+			if tt.down {
+				w.stop()
+			}
+			if tt.forced {
+				w.kube.DeletePod(pod.Namespace, pod.Name)
+				c.Exit()
+			} else {
+				now := metav1.Now()
+				pod.DeletionTimestamp = &now
+				w.kube.SetPod(pod)
+				w.until("a stream", func() bool { return c.Following() > 0 })
+				c.Exit()
+			}
+			rec := w.final(0)
+			if !tt.forced {
+				exit(pod, 0)
+				w.kube.SetPod(pod)
+				w.stop()
+			}
+			if !tt.two || tt.down {
+				w.synced(nil)
+			}
+			<-time.After(2 * time.Second)
+			if all := finals(w.records()); len(all) != 1 || time.Since(*rec.State.FinishedAt) > time.Minute {
+				t.Errorf("%d records of one run, which ended at %v", len(all), rec.State.FinishedAt)
+			}
+		})
+	}
+}

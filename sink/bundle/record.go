@@ -97,8 +97,8 @@ type State struct {
 	Running    bool       `json:"running,omitempty"`
 	StartedAt  *time.Time `json:"startedAt,omitempty"`
 	FinishedAt *time.Time `json:"finishedAt,omitempty"`
-	// FinishedAtEstimated is true when the kubelet never reported the end and FinishedAt is the last
-	// stamp held, or else the time at which the end was noticed.
+	// FinishedAtEstimated is true when the kubelet never reported the end, and FinishedAt is when it was noticed, or
+	// when it reported one without a time, and FinishedAt is the last stamp held, or else a time before the end.
 	FinishedAtEstimated bool   `json:"finishedAtEstimated,omitempty"`
 	ExitCode            *int32 `json:"exitCode,omitempty"` // absent when it was never reported
 	Signal              int32  `json:"signal,omitempty"`
