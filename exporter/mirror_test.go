@@ -24,6 +24,7 @@ func mirror(pod *corev1.Pod, uid types.UID) *corev1.Pod {
 // A static pod's mirror is deleted, and the kubelet makes another one: its container goes on, and its run has one
 // record. Another pod with the same annotation has its own.
 func TestMirrorDeleted(t *testing.T) {
+	t.Parallel()
 	for _, policy := range []Capture{CaptureFinal, CaptureLive} {
 		t.Run(string(policy), func(t *testing.T) {
 			t.Parallel()

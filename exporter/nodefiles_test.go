@@ -126,6 +126,7 @@ func TestNodeFilesProveNoHeadByDefault(t *testing.T) {
 // A first line that was seen while the container ran, and that the node's files do not have, was removed, however
 // many files a kubelet is said to keep. A later one that was seen says nothing.
 func TestNodeFilesAndFirstLook(t *testing.T) {
+	t.Parallel()
 	for name, tt := range map[string]struct {
 		lines []string // in the rotated file
 		state bundle.PartState
@@ -169,6 +170,7 @@ func TestNodeFilesAndFirstLook(t *testing.T) {
 
 // The files of a pod that was deleted by force are read until they vanish.
 func TestForceDeletedFromFiles(t *testing.T) {
+	t.Parallel()
 	w, n := newWorld(t), newNode(t)
 	pod, _ := w.pod("forced")
 	n.write(pod, "0.log", time.Now(), "one")

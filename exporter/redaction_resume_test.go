@@ -51,6 +51,7 @@ func (w *world) swept(e *Exporter) {
 // A private key whose lines lie in two snapshots is removed to its END, and nothing behind it, as if the log
 // had been read at once. Where what the kubelet still serves does not show whether a key goes on, it does.
 func TestRedactionOfKeyOverSweeps(t *testing.T) {
+	t.Parallel()
 	const one, two = "MIIEowIBAAKCAQEAsecretone\n", "MIIEowIBAAKCAQEAsecrettwo\n"
 	full := "start " + keyMark + " " + keyMark + " " + keyMark + " " + keyMark + " ready " + pinMark + " " + "bye"
 	for name, tt := range map[string]struct {
@@ -135,6 +136,7 @@ func TestRedactionCountsTheWholeLog(t *testing.T) {
 
 // A process that is killed leaves text that it has redacted, and no counts of it.
 func TestRedactionCountsWhatWasLeft(t *testing.T) {
+	t.Parallel()
 	for name, tt := range map[string]struct {
 		text, want string
 		end        func(w *world, pod *corev1.Pod, c *kubetest.Container)
@@ -185,6 +187,7 @@ func TestRedactionCountsWhatWasLeft(t *testing.T) {
 // If the configuration changes between two parts of a log, its record names only those rules as looked for
 // that were looked for in all of it, and it counts what was replaced in any.
 func TestRedactionChanges(t *testing.T) {
+	t.Parallel()
 	redacted := func(o *Options) {
 		r, err := redact.New([]redact.Rule{{Name: "pin", Pattern: `pin=(?P<secret>[0-9]+)`}})
 		if err != nil {
@@ -235,6 +238,7 @@ func TestRedactionChanges(t *testing.T) {
 // A redacted log whose stamps are out of order around a snapshot has each line once and no hole: stdout and
 // stderr are stamped apart, and clocks are set back.
 func TestRedactionOutOfOrder(t *testing.T) {
+	t.Parallel()
 	for name, tt := range map[string]struct{ before, after time.Duration }{
 		"a new line is older than the last one": {before: 400 * time.Millisecond, after: 300 * time.Millisecond},
 		"a held line is younger than the last":  {before: 100 * time.Millisecond, after: 500 * time.Millisecond},
@@ -375,6 +379,7 @@ func TestRedactionCountsKeyOverSnapshot(t *testing.T) {
 // What was redacted while the store was away is put behind what it has as whole as anything: a key that began in
 // what is stored goes on in it, though its BEGIN is not served any more, and a line that has no end is kept.
 func TestRedactionOfWhatWasApart(t *testing.T) {
+	t.Parallel()
 	const one, two = "MIIEowIBAAKCAQEAsecretone\n", "MIIEowIBAAKCAQEAsecrettwo\n"
 	for name, tt := range map[string]struct {
 		first, second, last string

@@ -180,6 +180,7 @@ func TestLiveGoesOnAgain(t *testing.T) {
 // An exporter that is killed leaves what it has stored, what it was writing, and nothing else. The next one
 // puts both together, also where the first has gone on in another place meanwhile.
 func TestLiveKilled(t *testing.T) {
+	t.Parallel()
 	for name, middle := range map[string]bundle.PartState{"the file is as it was": bundle.Proven, "the file was rotated": bundle.Lost} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -65,6 +65,7 @@ func printAll(c *kubetest.Container, text string) {
 // The spool's file system is full when a dying pod's log, of which every byte was read, is to be sealed, and when
 // it has room again the pod is gone. What is held is all there is of it, so it waits.
 func TestSealWaitsForTheSpool(t *testing.T) {
+	t.Parallel()
 	for name, change := range map[string]func(*Options){"plain": nil, "redacted": redacting(t, Export{})} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -34,6 +34,7 @@ func (w *world) brokenUnderRead() (mend func()) {
 
 // A sweep that could not store a log, or not read it, says so, and the next one stores it.
 func TestSweepFails(t *testing.T) {
+	t.Parallel()
 	for name, breaks := range map[string]func(w *world) (mend func()){
 		"the spool": (*world).brokenUnderRead,
 		"the source": func(w *world) func() {
@@ -100,6 +101,7 @@ func TestExportCannotStore(t *testing.T) {
 
 // A one-off export whose spool takes no log ends, and says of which containers it has none.
 func TestExportWithoutSpool(t *testing.T) {
+	t.Parallel()
 	for name, ended := range map[string]bool{"running": false, "ended": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
