@@ -68,7 +68,7 @@ func TestSpoolOnFullFileSystem(t *testing.T) {
 		t.Errorf("%d records in a store that is away", len(w.records()))
 	}
 	s.set(nil)
-	for end := time.Now().Add(60 * time.Second); len(w.records()) < runs && time.Now().Before(end); {
+	for end := time.Now().Add(3 * time.Minute); len(w.records()) < runs && time.Now().Before(end); {
 		<-time.After(50 * time.Millisecond)
 	}
 	w.account()

@@ -170,7 +170,7 @@ func TestFaultSlowLine(t *testing.T) {
 	rec := s.record(9000)
 	key := s.commit(rec, large(2<<20))
 	s.e.ship.add(key, rec)
-	for end := time.Now().Add(40 * time.Second); server.Objects()[key] == nil; {
+	for end := time.Now().Add(2 * time.Minute); server.Objects()[key] == nil; {
 		if time.Now().After(end) {
 			t.Fatal("the large capture does not arrive")
 		}

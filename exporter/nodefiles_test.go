@@ -190,7 +190,7 @@ func TestForceDeletedFromFiles(t *testing.T) {
 	}
 }
 
-// An evicted pod's files are read at once where the API has nothing of it any more.
+// An evicted pod's files are read as soon as the API has nothing of it any more, not after it was asked again.
 func TestEvictedFromFiles(t *testing.T) {
 	t.Parallel()
 	w, n := newWorld(t), newNode(t)
@@ -202,13 +202,17 @@ func TestEvictedFromFiles(t *testing.T) {
 	pod.Status.Phase, pod.Status.Reason = corev1.PodFailed, "Evicted"
 	e := w.start(n.use(NodeLogsRecover))
 	w.until("the exporter to be ready", func() bool { return e.Ready() == nil })
+	asked := make(chan int, 1)
+	n.kube.Before(func(int, http.ResponseWriter, *http.Request) bool {
+		select {
+		case asked <- len(w.kube.Requests("/log?")):
+		default:
+		}
+		return false
+	})
 	w.kube.SetPod(pod)
-	<-time.After(600 * time.Millisecond)
-	if err := os.RemoveAll(n.runs(pod)); err != nil {
-		t.Fatal(err)
-	}
 	rec := w.await(1)[0]
-	if got := words(w.text(rec)); got != "one two" {
+	if got := words(w.text(rec)); got != "one two" || <-asked > 1 {
 		t.Errorf("log %q, verdict %+v, reads %+v", got, rec.Verdict, rec.Capture.Reads)
 	}
 }

@@ -90,10 +90,11 @@ func TestRejoin(t *testing.T) {
 				change = redacting(t, Export{Capture: CaptureLive})
 			}
 			pod, c := w.pod("rejoined")
+			c.Print(time.Now(), "one\n")
 			w.kube.SetPod(pod)
 			w.start(change)
 			w.until("a stream", func() bool { return c.Following() > 0 })
-			c.Print(time.Now(), "one\ntwo\n")
+			c.Print(time.Now(), "two\n")
 			<-time.After(100 * time.Millisecond)
 			w.stop()
 			w.await(1)

@@ -316,6 +316,11 @@ func TestKilledInTheMiddle(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
 			e, pod, _ := w.following("killed", "one\ntwo\n", live)
+			w.until("the lines to be in the spool", func() bool {
+				files, _ := filepath.Glob(filepath.Join(w.spool, ".tmp", "*", "1"))
+				info, err := os.Stat(append(files, "")[0])
+				return err == nil && info.Size() > 0
+			})
 			w.killedNow(e)
 			drafts, err := filepath.Glob(filepath.Join(w.spool, ".tmp", "*"))
 			if err != nil || len(drafts) != 1 {

@@ -51,7 +51,7 @@ step "how fast redaction and selection are"
 KUBELOGEXPORTER_SPEED=1 go test -p 1 -count=1 -run '^TestSpeed' ./exporter/redact ./exporter/selection
 if [ -z "$left_out" ]; then
   step "MinIO, versitygw and a real Kubernetes node (the first time builds them from source, a quarter of an hour)"
-  KUBELOGEXPORTER_INTEGRATION=1 go test -p 1 -parallel 8 -count=1 -timeout 60m ./integration/...
+  KUBELOGEXPORTER_INTEGRATION=1 go test -p 1 -parallel 16 -count=1 -timeout 60m ./integration/...
   step "the demo, up and down"
   go run ./integration/cmd/demo up
   go run ./integration/cmd/demo down
