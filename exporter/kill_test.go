@@ -210,7 +210,7 @@ func TestStopKeepsWhatWaits(t *testing.T) {
 	w := newTrapped(t, nil)
 	pod, c := w.pod("ended")
 	w.kube.SetPod(pod)
-	w.run(func(o *Options) { o.Grace = time.Millisecond })
+	w.run(func(o *Options) { o.Grace = settle / 2 })
 	w.until("the run is known", func() bool { return len(w.kube.Requests("limitBytes=")) > 0 })
 	c.Print(time.Now(), "last words\n")
 	c.Exit()

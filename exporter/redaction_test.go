@@ -116,14 +116,13 @@ func (w *world) killedNow(e *Exporter) {
 	w.spool = as
 }
 
-// following starts an exporter that follows a new container, which prints.
+// following starts an exporter that follows a new container, which has printed.
 func (w *world) following(name, text string, change func(*Options)) (*Exporter, *corev1.Pod, *kubetest.Container) {
 	w.t.Helper()
 	pod, c := w.pod(name)
+	c.Print(time.Now(), text)
 	w.kube.SetPod(pod)
 	e := w.start(change)
-	w.until("a stream", func() bool { return len(w.kube.Requests("follow=true")) > 0 })
-	c.Print(time.Now(), text)
 	w.until("the stream's lines", func() bool { return c.Following() > 0 })
 	<-time.After(100 * time.Millisecond)
 	return e, pod, c

@@ -260,6 +260,13 @@ func TestLeftoverOfTheSuccessor(t *testing.T) {
 	}
 }
 
+// drafted says whether lines of the only log that is read are in the spool, in the making.
+func (w *world) drafted() bool {
+	files, _ := filepath.Glob(filepath.Join(w.spool, ".tmp", "*", "1"))
+	info, err := os.Stat(append(files, "")[0])
+	return err == nil && info.Size() > 0
+}
+
 // A process that is killed leaves traces of what it was about to do. What is held of a run that nothing else
 // has is there in the end, once.
 func TestKilledInTheMiddle(t *testing.T) {
@@ -316,11 +323,7 @@ func TestKilledInTheMiddle(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
 			e, pod, _ := w.following("killed", "one\ntwo\n", live)
-			w.until("the lines to be in the spool", func() bool {
-				files, _ := filepath.Glob(filepath.Join(w.spool, ".tmp", "*", "1"))
-				info, err := os.Stat(append(files, "")[0])
-				return err == nil && info.Size() > 0
-			})
+			w.until("the lines to be in the spool", w.drafted)
 			w.killedNow(e)
 			drafts, err := filepath.Glob(filepath.Join(w.spool, ".tmp", "*"))
 			if err != nil || len(drafts) != 1 {
@@ -368,8 +371,7 @@ func TestLedgerOlderThanSpool(t *testing.T) {
 				w.until("a segment", func() bool { return strings.Count(ledger(), `"snapshot"`) == n+1 })
 			}
 			c.Print(time.Now(), "three\n")
-			w.until("the stream's lines", func() bool { return c.Following() > 0 })
-			<-time.After(20 * time.Millisecond)
+			w.until("the last line to be in the spool", func() bool { return w.drafted() || strings.Count(ledger(), `"snapshot"`) == 3 })
 			w.killedNow(e)
 			if err := os.WriteFile(filepath.Join(w.spool, ledgerName), []byte(before), 0o600); err != nil {
 				t.Fatal(err)

@@ -78,12 +78,14 @@ func TestSealWaitsForTheSpool(t *testing.T) {
 				}
 			})
 			pod, c := w.pod("dying")
+			text := randomLines(1 << 20)
+			first := strings.IndexByte(text, '\n') + 1
+			c.Print(time.Now(), text[:first])
 			now := metav1.Now()
 			pod.DeletionTimestamp = &now
 			w.kube.SetPod(pod)
 			w.until("a stream", func() bool { return c.Following() > 0 })
-			text := randomLines(1 << 20)
-			printAll(c, text)
+			printAll(c, text[first:])
 			<-time.After(500 * time.Millisecond)
 			free := w.fillUp(0)
 			c.Exit()

@@ -52,12 +52,12 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &world{t: t, kube: kubetest.New(t), bucket: bucket, spool: t.TempDir(), log: &bytes.Buffer{}}
+	log := &bytes.Buffer{}
+	return &world{t: t, kube: kubetest.New(t), bucket: bucket, spool: t.TempDir(), log: log, writer: &lockedWriter{w: io.MultiWriter(log, testWriter{t})}}
 }
 
 func (w *world) exporter(change func(*Options)) *Exporter {
 	w.t.Helper()
-	w.writer = &lockedWriter{w: io.MultiWriter(w.log, testWriter{w.t})}
 	o := Options{
 		Kube: w.kube.Config(), Bucket: w.bucket, Spool: w.spool, Cluster: "test", Version: "test", Grace: 5 * time.Second,
 		Log: slog.New(slog.NewTextHandler(w.writer, nil)),

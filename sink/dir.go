@@ -57,6 +57,15 @@ func OpenDir(dir string) (*Dir, error) {
 	return d, err
 }
 
+// ReadDir opens a directory that is only read: it must be there, and nothing is made in it.
+func ReadDir(dir string) (*Dir, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open directory: %w", err)
+	}
+	return &Dir{path: dir, root: osFiles{root}}, nil
+}
+
 func newDir(dir string, root fileSystem) (*Dir, error) {
 	if err := root.Mkdir(tempDir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, fmt.Errorf("open directory %s: %w", dir, err)

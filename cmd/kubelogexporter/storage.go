@@ -72,16 +72,18 @@ func (s *sinkFlags) open(ctx context.Context) (sink.Bucket, error) {
 	return nil, &usageError{err}
 }
 
-// read opens the sink as an archive. A directory that is not there is an error: to make it would
-// hide a slip of the pen.
+// read opens the sink as an archive, and changes nothing there. A directory that is not there is an error: to make it
+// would hide a slip of the pen.
 func (s *sinkFlags) read(ctx context.Context) (*archive.Archive, error) {
 	if dir := dirOf(s.sink); dir != "" {
-		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		d, err := sink.ReadDir(dir)
+		if err != nil {
 			return nil, &codeError{
-				error: fmt.Errorf("there is no archive at %s: no such directory", dir), code: exitStorage,
+				error: fmt.Errorf("there is no archive at %s: %w", dir, errors.Unwrap(err)), code: exitStorage,
 				hints: []string{"name the archive with --sink or KUBELOGEXPORTER_SINK: dir:PATH or s3://BUCKET/PREFIX"},
 			}
 		}
+		return archive.New(d), nil
 	}
 	b, err := s.open(ctx)
 	if err != nil {

@@ -158,6 +158,11 @@ func (v *verifyCommand) word(found archive.Verification, failed error) error {
 		return &codeError{error: errors.Join(fmt.Errorf("the archive is damaged: %s", count(int(bad), "object", "objects")), failed), code: exitDamaged}
 	case failed != nil:
 		return unchecked(failed)
+	case result == "unchecked" && found.Unchecked == 0 && found.NotChosen > 0:
+		return &codeError{
+			error: fmt.Errorf("nothing was verified: none of %s fell into the sample", count(int(found.NotChosen), "folder", "folders")), code: exitUnchecked,
+			hints: []string{"raise --sample"},
+		}
 	case result == "unchecked" && found.Unchecked == 0:
 		return &codeError{
 			error: fmt.Errorf("nothing was verified: no archived runs match in %s", v.sink.sink), code: exitUnchecked,
@@ -175,7 +180,7 @@ func verifyResult(v archive.Verification, failed error) string {
 	switch {
 	case v.Damaged+v.Missing+v.Orphans > 0:
 		return "damaged"
-	case failed != nil, v.Unchecked > 0, v.Records+v.Objects+v.NotChosen == 0:
+	case failed != nil, v.Unchecked > 0, v.Records+v.Objects == 0:
 		return "unchecked"
 	case v.Gaps > 0:
 		return "gaps"
