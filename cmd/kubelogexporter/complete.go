@@ -38,7 +38,7 @@ func (a *app) fromArchive(cmd *cobra.Command, prefix string, look func(context.C
 	}
 	var s sinkFlags
 	s.fromFlags(cmd)
-	arc, err := s.read(ctx)
+	arc, err := a.readArchive(ctx, cmd, &s)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}

@@ -146,7 +146,7 @@ The verdict says how much of the log was saved:
 		ValidArgsFunction: a.completePods,
 		RunE:              a.begin(l.run),
 	}
-	l.sink.register(cmd)
+	l.sink.registerRead(cmd)
 	l.query.register(a, cmd)
 	cmd.Flags().StringVar(&l.query.until, "until-time", "", "only what ended before this RFC 3339 `time`")
 	cmd.Flags().StringVarP(&l.output, "output", "o", "", "output format: "+strings.Join(runFormats(), ", "))
@@ -164,7 +164,7 @@ func (l *listCommand) run(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	arc, err := l.sink.read(cmd.Context())
+	arc, err := l.a.readArchive(cmd.Context(), cmd, &l.sink)
 	if err != nil {
 		return err
 	}

@@ -51,7 +51,7 @@ If the log is known to lack something, one line on stderr says what.`,
 		ValidArgsFunction: a.completePods,
 		RunE:              a.begin(l.run),
 	}
-	l.sink.register(cmd)
+	l.sink.registerRead(cmd)
 	l.query.register(a, cmd)
 	f := cmd.Flags()
 	f.StringVar(&l.uid, "uid", "", "`UID` of the pod, if several had the name (default: the newest)")
@@ -93,7 +93,7 @@ func (l *logsCommand) run(cmd *cobra.Command, args []string) error {
 	if err := checkNames(named); err != nil {
 		return err
 	}
-	arc, err := l.sink.read(ctx)
+	arc, err := l.a.readArchive(ctx, cmd, &l.sink)
 	if err != nil {
 		return err
 	}

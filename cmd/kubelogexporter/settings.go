@@ -141,14 +141,19 @@ func (s *settings) apply(c *captureFlags) {
 	f := s.config
 	c.kube.kubeconfig, c.kube.context, c.kube.cluster = f.Kubernetes.Kubeconfig, f.Kubernetes.Context, f.Cluster
 	c.spool, c.spoolMax = f.Spool.Path, bytesText(f.Spool.MaxSize)
-	if b := f.Sink.S3; b != nil {
-		c.sink.sink = "s3://" + strings.TrimSuffix(b.Bucket+"/"+b.Prefix, "/")
-		c.sink.s3 = s3Options(b)
-	} else {
-		c.sink.sink = "dir:" + f.Sink.Dir
-	}
+	s.applySink(&c.sink)
 	c.log.format, c.log.level = f.Log.Format, f.Log.Level
 	s.applyRead(&c.read)
+}
+
+// applySink does so for the flags that say where the archive is.
+func (s *settings) applySink(f *sinkFlags) {
+	b := s.config.Sink.S3
+	if b == nil {
+		f.sink = "dir:" + s.config.Sink.Dir
+		return
+	}
+	f.sink, f.s3 = "s3://"+strings.TrimSuffix(b.Bucket+"/"+b.Prefix, "/"), s3Options(b)
 }
 
 // applyRead does so for the flags that say how logs are read.

@@ -22,8 +22,9 @@ const defaultSink = "dir:./kubelogs"
 
 // sinkFlags say where the archive is.
 type sinkFlags struct {
-	sink string
-	s3   sink.S3Options
+	sink   string
+	s3     sink.S3Options
+	config string // a file that says so too, of commands that only read
 }
 
 func (s *sinkFlags) register(cmd *cobra.Command) {
@@ -42,13 +43,20 @@ func (s *sinkFlags) register(cmd *cobra.Command) {
 	complete(cmd, "s3-credentials", words(modes...))
 }
 
+// registerRead is register for a command that only reads the archive.
+func (s *sinkFlags) registerRead(cmd *cobra.Command) {
+	s.register(cmd)
+	cmd.Flags().StringVar(&s.config, "config", "", "configuration `file` that names the archive. Flags go before it")
+	_ = cmd.MarkFlagFilename("config", "yaml", "yml")
+}
+
 // fromFlags takes the flags of a command whose own sinkFlags are out of reach.
 func (s *sinkFlags) fromFlags(cmd *cobra.Command) {
 	get := func(name string) string {
 		v, _ := cmd.Flags().GetString(name)
 		return v
 	}
-	s.sink = get("sink")
+	s.sink, s.config = get("sink"), get("config")
 	s.s3 = sink.S3Options{
 		Endpoint: get("s3-endpoint"), Region: get("s3-region"), PathStyle: get("s3-path-style"), CAFile: get("s3-ca-file"),
 		Credentials: get("s3-credentials"), AccessKeyIDFile: get("s3-access-key-id-file"),
@@ -70,6 +78,18 @@ func (s *sinkFlags) open(ctx context.Context) (sink.Bucket, error) {
 		return nil, &codeError{error: err, code: exitStorage, hints: []string{"name a directory that can be written, or an s3://BUCKET, with --sink"}}
 	}
 	return nil, &usageError{err}
+}
+
+// readArchive opens the archive that a command's flags or its configuration file name.
+func (a *app) readArchive(ctx context.Context, cmd *cobra.Command, s *sinkFlags) (*archive.Archive, error) {
+	if s.config != "" {
+		settings, err := a.loadSettings(cmd, s.config)
+		if err != nil {
+			return nil, err
+		}
+		settings.applySink(s)
+	}
+	return s.read(ctx)
 }
 
 // read opens the sink as an archive, and changes nothing there. A directory that is not there is an error: to make it

@@ -75,7 +75,7 @@ Exit codes:
 		ValidArgsFunction: a.completePods,
 		RunE:              a.begin(v.run),
 	}
-	v.sink.register(cmd)
+	v.sink.registerRead(cmd)
 	v.query.register(a, cmd)
 	f := cmd.Flags()
 	f.StringVar(&v.query.until, "until-time", "", "only what ended before this RFC 3339 `time`")
@@ -110,7 +110,7 @@ func (v *verifyCommand) run(cmd *cobra.Command, args []string) error {
 	if o.Query, err = v.query.build(args, time.Now()); err != nil {
 		return err
 	}
-	arc, err := v.sink.read(cmd.Context())
+	arc, err := v.a.readArchive(cmd.Context(), cmd, &v.sink)
 	if err != nil {
 		return unchecked(err)
 	}

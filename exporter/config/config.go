@@ -106,7 +106,7 @@ type Limits struct {
 	LiveFollows    int      `key:"liveFollows" min:"1" max:"1000000" default:"4096" doc:"Streams of running containers on all nodes together."`
 	FollowsPerNode int      `key:"followsPerNode" flag:"follows-per-node" min:"1" max:"10000" default:"32" doc:"Streams of running containers on one node; each takes one inotify instance there. Logs beyond are read every few seconds."`
 	ReadRate       Size     `key:"readRate" flag:"read-rate" min:"64Ki" zero:"yes" default:"0" example:"50Mi" doc:"Bytes of log per second to read at most; 0 is no limit. Logs that vanish within seconds, of dying pods and of runs that may be replaced, are never held up."`
-	Uploads        int      `key:"uploads" min:"1" max:"1024" default:"8" doc:"Objects on their way to the sink."`
+	Uploads        int      `key:"uploads" min:"1" max:"1024" default:"16" doc:"Objects on their way to the sink."`
 	Grace          Duration `key:"grace" flag:"grace" min:"0s" max:"1d" default:"20s" doc:"How long to finish open captures after the first signal. A pod's terminationGracePeriodSeconds must be longer."`
 }
 
