@@ -224,66 +224,62 @@ func (e *Exporter) foundSince(ctx context.Context, r *run, from time.Time) bool 
 	return false
 }
 
-// foundCount searches spool and archive for a final record of a run of which only the restart count is known: another
-// exporter may have seen it, or this one before a power cut took the last lines of its ledger. A bucket that cannot
-// answer now does not hold up the record.
-func (e *Exporter) foundCount(ctx context.Context, r *run) bool {
-	key, today := e.keyOf(r), time.Now().UTC()
-	for n := -1; n <= 1; n++ {
-		key.Date = today.AddDate(0, 0, n).Format(time.DateOnly)
-		if holdsCount(e.spool.List(ctx, sameCount(key), sink.ListOptions{})) {
-			return true
-		}
-	}
-	if e.ship.down() {
-		return false
-	}
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
-	defer cancel()
-	days, err := e.daysSince(ctx, key, r.now().pod.created)
-	if err != nil {
-		return false
-	}
-	for _, key.Date = range days {
-		if holdsCount(e.bucket.List(ctx, sameCount(key), sink.ListOptions{})) {
-			return true
-		}
-	}
-	return false
-}
-
-// sameCount is what the keys of a container's runs of one restart count begin with.
-func sameCount(key bundle.RunKey) string { return strings.TrimSuffix(key.Record(), key.ID12+".json") }
-
-func holdsCount(list iter.Seq2[sink.Object, error]) bool {
-	for o, err := range list {
-		if err != nil {
-			return false
-		}
-		if key, kind, _, _, err := bundle.ParseKey(o.Key); err == nil && kind == bundle.KindRecord && key.Snapshot.IsZero() {
-			return true
-		}
-	}
-	return false
-}
-
-// found searches the archive for a record of a run that an earlier process knew and that has vanished:
-// the record may have been written right before that process ended, and its date is the run's end.
-func (e *Exporter) found(ctx context.Context, r *run) (bool, error) {
+// found searches spool and archive for a record of a run that an earlier process knew and that has vanished:
+// the record may have been written right before that process ended, and its date is the run's end. It returns the
+// record's key, "" if there is none.
+func (e *Exporter) found(ctx context.Context, r *run) (string, error) {
 	key := e.keyOf(r)
-	now := time.Now().UTC()
-	for day, n := e.known.UTC().AddDate(0, 0, -1), 0; !day.After(now.AddDate(0, 0, 1)) && n < maxLookBack; day, n = day.AddDate(0, 0, 1), n+1 {
-		key.Date = day.Format(time.DateOnly)
+	for key.Date = range e.daysSinceKnown() {
 		for _, b := range []interface {
 			Stat(context.Context, string) (sink.Object, error)
 		}{e.spool, e.bucket} {
 			switch _, err := b.Stat(ctx, key.Record()); {
 			case err == nil:
-				return true, nil
+				return key.Record(), nil
 			case !errors.Is(err, sink.ErrNotFound):
-				return false, err
+				return "", err
 			}
 		}
 	}
-	return false, nil
+	return "", nil
+}
+
+// foundCount does so for a run of which only the restart count is known, because no exporter ran, or the last lines
+// of the ledger were lost with the machine's power: another exporter may have seen it, or this one. A count is no
+// identity, so the record must be of an end after the ledger's last word. A bucket that cannot answer now does not hold
+// up the record.
+func (e *Exporter) foundCount(ctx context.Context, r *run) bool {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	key, since := e.keyOf(r), e.known.Add(-time.Minute) // by another clock
+	for key.Date = range e.daysSinceKnown() {
+		prefix := strings.TrimSuffix(key.Record(), key.ID12+".json")
+		for _, b := range []sink.Bucket{e.spool, e.bucket} {
+			for o, err := range b.List(ctx, prefix, sink.ListOptions{}) {
+				if err != nil {
+					return false
+				}
+				if k, kind, _, _, err := bundle.ParseKey(o.Key); err != nil || kind != bundle.KindRecord || !k.Snapshot.IsZero() {
+					continue
+				}
+				if rec, err := e.loadStored(ctx, o.Key); err == nil && rec.State.FinishedAt.After(since) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+// daysSinceKnown are the days on which a run may have ended that was in the ledger of an earlier process, or came
+// after that, and a day more on either side for clocks that differ.
+func (e *Exporter) daysSinceKnown() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		last := time.Now().UTC().AddDate(0, 0, 1)
+		for day, n := e.known.UTC().AddDate(0, 0, -1), 0; !day.After(last) && n < maxLookBack; day, n = day.AddDate(0, 0, 1), n+1 {
+			if !yield(day.Format(time.DateOnly)) {
+				return
+			}
+		}
+	}
 }

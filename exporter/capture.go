@@ -62,6 +62,7 @@ type capture struct {
 	sweeping  atomic.Bool // it is only looked what there is so far
 	looked    bool        // the pod was looked at after the last read
 	noRoom    bool        // the spool was full when there was something to read
+	noticed   time.Time   // when its end was, of one that nobody told
 	apart     bool        // the store was away when it was to be looked what it has of the log
 
 	notes  sync.Mutex // what goes into a record, which may be written beside a stream
@@ -93,6 +94,7 @@ type held struct {
 	late     bool            // it was empty when a read of it had ended: what came later may be another's
 	nextRuns bool            // what previous served may be the log of the run after this one
 	pieced   bool            // a part of it came by reads that begin at a stamp, and no whole read has shown that nothing is left out
+	quiet    time.Time       // since when its streams had all ended at once, if that was before its end was told
 	aligned  bool            // the whole file was read again and is what is held, from its first line on
 	middle   bundle.Part
 	tail     bundle.Part

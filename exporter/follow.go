@@ -110,9 +110,18 @@ func (c *capture) streamed(ctx context.Context, ended, ok bool) {
 // sealWhenTold is a step that seals as soon as the status tells the exit code, or at the latest then.
 // It waits on the queue, so that it takes no place from the next dying pod. A run that goes on by then, as the
 // status says, is followed on: only of a dying pod may the end be taken for certain without it.
+//
+// Where that was taken for certain, and the end is told only after that, the log is read once more if it can be had:
+// see checkQuiet.
 func (c *capture) sealWhenTold(latest time.Time) func(context.Context) {
 	return func(ctx context.Context) {
-		switch m := c.run.now(); {
+		m := c.run.now()
+		settled := m.endSeen.Add(c.e.settleDying)
+		switch {
+		case m.term != nil && !c.quiet.IsZero() && !m.podGone && time.Now().Before(settled) && ctx.Err() == nil:
+			c.next(urgency(m), settled, c.sealWhenTold(latest))
+		case m.term != nil && !c.quiet.IsZero() && c.checkQuiet(ctx, m):
+			c.next(urgency(m), time.Now(), c.sealWhenTold(latest))
 		case m.term != nil, m.podGone, ctx.Err() != nil:
 			c.seal(ctx)
 		case time.Now().Before(latest):
@@ -124,6 +133,25 @@ func (c *capture) sealWhenTold(latest time.Time) func(context.Context) {
 			c.next(c.priority(), time.Now().Add(c.pause()), c.follow)
 		}
 	}
+}
+
+// checkQuiet looks again at a log whose streams had all ended at once before its end was told, and returns whether there
+// was more: what ends streams so may also be a runtime that has lost sight of the container, or what lies between it
+// and us. If the log cannot be had any more, the time of the end, by the node's clock, must not speak against it.
+func (c *capture) checkQuiet(ctx context.Context, m moment) (more bool) {
+	if !m.podGone {
+		c.beside = c.readAgain(ctx)
+	}
+	switch {
+	case c.beside != nil:
+		more = c.readBesideSays(ctx, false) == besideMore
+	case m.term.FinishedAt.After(c.quiet.Add(time.Second)):
+		c.unprovenTail("the streams had ended before the container did, and nothing could be read after that")
+	}
+	if !more {
+		c.quiet = time.Time{}
+	}
+	return more
 }
 
 // ended takes up a run whose end became known while it was streamed or polled.
@@ -222,6 +250,9 @@ func (c *capture) stream(ctx context.Context) (ended, ok bool) {
 			}
 		case time.Since(end.at) >= quietFor:
 			c.tail = bundle.Part{State: bundle.Proven, Evidence: []string{"the kubelet ended every further stream at once, with nothing new"}}
+			if c.run.now().term == nil {
+				c.quiet = end.at
+			}
 			return true, true
 		default:
 			end.last, end.again = time.Now(), true

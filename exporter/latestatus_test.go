@@ -3,6 +3,7 @@ package exporter
 import (
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -145,26 +146,76 @@ func TestStatusLateByTwoStarts(t *testing.T) {
 // All containers of the pod were restarted, and the first run was removed: there is no previous log.
 func TestStatusLateByARestartOfAll(t *testing.T) {
 	t.Parallel()
-	for name, second := range map[string]string{"words": "another's\n", "silent": ""} {
+	for name, tt := range map[string]struct {
+		words time.Duration // of the second run, after the whole second in which the first one ended; none if 0
+		told  time.Duration // after the start
+		gone  int           // the read after which the pod is deleted by force; none if 0
+	}{
+		"words":                       {words: 1500 * time.Millisecond, told: 3 * time.Second},
+		"words at once":               {words: 700 * time.Millisecond, told: 3 * time.Second},
+		"words at once, told in time": {words: 700 * time.Millisecond, told: 350 * time.Millisecond},
+		"words, and the pod is gone":  {words: 1500 * time.Millisecond, told: time.Hour, gone: 2},
+		"silent":                      {told: 3 * time.Second},
+		"silent, and the pod is gone": {told: time.Hour, gone: 3},
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
 			pod, c := w.pod("all") // c's only run stands for the second one
-			pod.Spec.Containers[0].RestartPolicyRules = []corev1.ContainerRestartRule{{Action: corev1.ContainerRestartRuleActionRestartAllContainers}}
-			end := time.Now().Truncate(time.Second).Add(-time.Second)
+			restartsAllContainers(pod)
+			end := time.Now().Truncate(time.Second).Add(-2 * time.Second)
 			s := &pod.Status.ContainerStatuses[0]
 			s.ContainerID = c.ID(7)
 			s.State = crashed(s.ContainerID, end, end)
-			c.Print(end.Add(1500*time.Millisecond), second)
+			if tt.words > 0 {
+				c.Print(end.Add(tt.words), "another's\n")
+			}
 			w.kube.SetPod(pod)
-			w.late(3*time.Second, pod, func(s *corev1.ContainerStatus) {
-				s.LastTerminationState = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 137, Reason: "RestartingAllContainers"}}
-				s.State = corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(end.Add(time.Second))}}
-				s.RestartCount, s.ContainerID = 1, c.ID(0)
+			var reads atomic.Int64
+			w.kube.Log("shop", pod.Name, "app", func(rw http.ResponseWriter, r *http.Request) {
+				c.Serve(rw, r)
+				if !r.URL.Query().Has("limitBytes") && reads.Add(1) == int64(tt.gone) {
+					w.kube.DeletePod(pod.Namespace, pod.Name)
+				}
 			})
+			w.late(tt.told, pod, restartedAll(c))
 			w.start(nil)
 			w.ofFirst(0)
 		})
+	}
+}
+
+// The same under a stream: the next one is the second run's.
+func TestStatusLateByARestartOfAllUnderAStream(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	pod, c := w.pod("all")
+	restartsAllContainers(pod)
+	c.Print(time.Now(), firstWords)
+	w.kube.SetPod(pod)
+	w.start(live)
+	w.until("a stream", func() bool { return c.Following() > 0 })
+	<-time.After(100 * time.Millisecond)
+	_, second := w.pod("second")
+	w.kube.Log("shop", pod.Name, "app", second.Serve)
+	second.Print(time.Now().Add(300*time.Millisecond), "another's\n")
+	c.Exit()
+	w.late(6*time.Second, pod, restartedAll(second))
+	if rec := w.final(0); strings.Contains(w.text(rec), "another's") {
+		t.Errorf("log %q, verdict %+v", w.text(rec), rec.Verdict)
+	}
+}
+
+func restartsAllContainers(pod *corev1.Pod) {
+	pod.Spec.Containers[0].RestartPolicyRules = []corev1.ContainerRestartRule{{Action: corev1.ContainerRestartRuleActionRestartAllContainers}}
+}
+
+// restartedAll shows the run after a restart of all containers.
+func restartedAll(second *kubetest.Container) func(*corev1.ContainerStatus) {
+	return func(s *corev1.ContainerStatus) {
+		s.LastTerminationState = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 137, Reason: "RestartingAllContainers"}}
+		s.State = corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(time.Now().Truncate(time.Second))}}
+		s.RestartCount, s.ContainerID = s.RestartCount+1, second.ID(0)
 	}
 }
 

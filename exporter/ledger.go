@@ -56,8 +56,10 @@ type ledger struct {
 	torn     bool         // the file may end within a line
 	failure  error        // of the last write, nil if it went well
 	failedAt time.Time
-	unsynced bool  // it will be synced within syncWithin
-	syncErr  error // of that, told with the next line
+	unsynced bool // something was written after the last sync began
+	syncing  *time.Timer
+	syncErr  error // told with the next line
+	closed   bool
 }
 
 // ledgerEntry is one line: a run that was seen alive, or what became of one: with Done it got its record,
@@ -293,19 +295,26 @@ func (l *ledger) sync() error {
 
 // syncSoon lets what was written be synced within syncWithin, and the next line tell of it if that fails.
 func (l *ledger) syncSoon() {
-	if l.unsynced {
-		return
-	}
 	l.unsynced = true
-	time.AfterFunc(syncWithin, func() {
-		l.mu.Lock()
-		l.unsynced = false
-		l.mu.Unlock()
-		err := l.sync()
-		l.mu.Lock()
-		defer l.mu.Unlock()
+	if l.syncing == nil && !l.closed {
+		l.syncing = time.AfterFunc(syncWithin, l.syncNow)
+	}
+}
+
+func (l *ledger) syncNow() {
+	l.mu.Lock()
+	l.unsynced = false
+	l.mu.Unlock()
+	err := l.sync()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.syncing = nil
+	if err != nil {
 		l.syncErr = err
-	})
+	}
+	if l.unsynced { // since
+		l.syncSoon()
+	}
 }
 
 // append writes a line. What a full disk, say, keeps from being written is written later; the first failure
@@ -377,7 +386,14 @@ func (l *ledger) write() error {
 func (l *ledger) close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.closed = true
+	if l.syncing != nil {
+		l.syncing.Stop()
+	}
 	err := l.write()
+	if l.file != nil && err == nil {
+		err = l.file.Sync()
+	}
 	if l.file != nil {
 		if cerr := l.file.Close(); cerr != nil {
 			err = errors.Join(err, fmt.Errorf("close ledger: %w", cerr))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -310,6 +311,94 @@ func TestArchivedAndNotSeen(t *testing.T) {
 				t.Errorf("%d records of 4 runs", len(all))
 			}
 		})
+	}
+}
+
+// Records that have the same restart count and are of another run, or of a run with a longer number, or of a run that
+// goes on, stand for none that nobody saw.
+func TestNotSeenAndNotArchived(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	pod, c := w.pod("loop")
+	w.kube.SetPod(pod)
+	w.synced(nil)
+	c.Exit()
+	exit(pod, 1)
+	w.kube.SetPod(pod)
+	w.final(0)
+	w.stop()
+	c.Restart()
+	restart(pod, c)
+	shown := &pod.Status.ContainerStatuses[0]
+	shown.RestartCount, shown.LastTerminationState = 2, corev1.ContainerState{}
+	w.kube.SetPod(pod)
+	now := time.Now().UTC()
+	hourAgo := now.Add(-time.Hour)
+	for n, decoy := range []struct {
+		restart int32
+		state   bundle.State
+	}{{1, bundle.State{FinishedAt: &hourAgo}}, {10, bundle.State{FinishedAt: &now}}, {1, bundle.State{Running: true, StartedAt: &now}}} {
+		rec := aboutPod(pod, c)
+		rec.Container.RestartCount, rec.Container.ContainerID, rec.State = decoy.restart, c.ID(77+n), decoy.state
+		lost := bundle.Part{State: bundle.Lost, Cause: bundle.CauseDeletedBeforeRead}
+		rec.Verdict = bundle.Verdict{Head: lost, Middle: lost, Tail: lost}
+		key, err := bundle.KeyOf(rec)
+		if err := errors.Join(err, putRecord(w.bucket, key.Record(), rec)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.synced(nil)
+	w.until("a record of the run that nobody saw", func() bool {
+		return slices.ContainsFunc(w.records(), func(rec *bundle.Record) bool {
+			return rec.Container.RestartCount == 1 && rec.Container.ContainerID == ""
+		})
+	})
+}
+
+// What was noted is on the disk soon, or the next line tells of it.
+func TestLedgerSyncs(t *testing.T) {
+	t.Parallel()
+	l, _, _, err := openLedger(t.TempDir())
+	if err := errors.Join(err, l.add(aliveEntry("one", "1"))); err != nil {
+		t.Fatal(err)
+	}
+	unsynced := func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.unsynced || l.syncing != nil
+	}
+	if !unsynced() {
+		t.Error("nothing will be synced")
+	}
+	for end := time.Now().Add(30 * time.Second); unsynced(); {
+		if time.Now().After(end) {
+			t.Fatal("it is not synced")
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+	l.mu.Lock()
+	whole := l.file
+	var failing *os.File
+	if failing, l.file, err = os.Pipe(); err != nil { // takes lines, and cannot be synced
+		t.Fatal(err)
+	}
+	l.mu.Unlock()
+	if err := l.add(aliveEntry("two", "2")); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(30 * time.Second); unsynced() && time.Now().Before(end); {
+		<-time.After(10 * time.Millisecond)
+	}
+	if err := l.add(aliveEntry("three", "3")); err == nil {
+		t.Error("nobody is told that it cannot be synced")
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := errors.Join(whole.Close(), failing.Close(), l.file.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if l.syncing != nil {
+		l.syncing.Stop()
 	}
 }
 

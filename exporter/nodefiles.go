@@ -150,9 +150,9 @@ func (c *capture) consult(ctx context.Context) {
 		return
 	}
 	c.consulted = true
-	m := c.run.now()
-	head := c.judgeHead(m).State == bundle.Proven || c.node != nil // it was read from there, and no second read proves more
-	if c.had() && head && c.judgeMiddle().State == bundle.Proven && c.tail.State == bundle.Proven {
+	// A head that was read from there is not proven any better by a second read.
+	head := func() bool { return c.node != nil || c.judgeHead(c.run.now()).State == bundle.Proven }
+	if c.had() && head() && c.judgeMiddle().State == bundle.Proven && c.tail.State == bundle.Proven {
 		return
 	}
 	c.keep()

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubelogexporter/kubelogexporter/exporter/kubetest"
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
@@ -214,6 +215,31 @@ func TestEvictedFromFiles(t *testing.T) {
 	rec := w.await(1)[0]
 	if got := words(w.text(rec)); got != "one two" || <-asked > 1 {
 		t.Errorf("log %q, verdict %+v, reads %+v", got, rec.Verdict, rec.Capture.Reads)
+	}
+}
+
+// All containers were restarted, and what the API serves is the second run's, as the status tells before the first one's
+// record is written: that one's log is in its file.
+func TestRestartOfAllFromFiles(t *testing.T) {
+	t.Parallel()
+	w, n := newWorld(t), newNode(t)
+	pod, c := w.pod("all")
+	restartsAllContainers(pod)
+	end := time.Now().Truncate(time.Second)
+	s := &pod.Status.ContainerStatuses[0]
+	s.ContainerID = c.ID(7)
+	s.State = crashed(s.ContainerID, end, end)
+	n.write(pod, "0.log", end.Add(-300*time.Millisecond), "first")
+	c.Print(end.Add(700*time.Millisecond), "another's\n")
+	w.kube.SetPod(pod)
+	w.late(350*time.Millisecond, pod, func(s *corev1.ContainerStatus) {
+		s.LastTerminationState = crashed(c.ID(7), end, end)
+		s.State = corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(end)}}
+		s.RestartCount, s.ContainerID = 1, c.ID(0)
+	})
+	w.start(n.use(NodeLogsRecover))
+	if rec := w.final(0); words(w.text(rec)) != "first" {
+		t.Errorf("log %q, verdict %+v, reads %+v", w.text(rec), rec.Verdict, rec.Capture.Reads)
 	}
 }
 

@@ -421,11 +421,13 @@ func (c *capture) vouches(req podlog.Request, res podlog.Result) bool {
 func (c *capture) recorded(ctx context.Context, m moment) (bool, error) {
 	switch {
 	case c.run.unseen:
-		return c.e.foundCount(ctx, c.run), nil
-	case c.log != nil || len(c.reads) > 0 || c.e.leftovers.has(c.run.id):
+		return c.run.recalled && !c.e.ship.down() && c.e.foundCount(ctx, c.run), nil
+	case c.log != nil || len(c.reads) > 0:
 		return false, nil
 	case m.podGone && m.remembered, c.run.recalled && m.term == nil && !m.reachable():
-		return c.e.found(ctx, c.run)
+		return c.recordedBefore(ctx)
+	case c.e.leftovers.has(c.run.id):
+		return false, nil
 	case !c.run.firstSeenDead || m.term == nil:
 		return false, nil
 	case m.term.FinishedAt.IsZero():
@@ -446,6 +448,29 @@ func (c *capture) recorded(ctx context.Context, m moment) (bool, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
+	if _, err = c.e.bucket.Stat(ctx, key.Record()); err == nil {
+		return true, nil
+	}
+	// An exporter to which this end was told too late has noted when it noticed it, which may be the next day.
+	noticed := m.term.FinishedAt.Add(2 * statusWait).UTC().Format(time.DateOnly)
+	if noticed == key.Date {
+		return false, nil
+	}
+	key.Date = noticed
 	_, err = c.e.bucket.Stat(ctx, key.Record())
 	return err == nil, nil
+}
+
+// recordedBefore is recorded for a run that an earlier process knew and that is out of reach. Where that one had read
+// more than it had recorded, the record to come is of the same end.
+func (c *capture) recordedBefore(ctx context.Context) (bool, error) {
+	key, err := c.e.found(ctx, c.run)
+	if key == "" || err != nil || !c.e.leftovers.has(c.run.id) {
+		return key != "", err
+	}
+	rec, err := c.e.loadStored(ctx, key)
+	if err == nil {
+		c.noticed = *rec.State.FinishedAt
+	}
+	return false, err
 }

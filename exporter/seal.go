@@ -185,17 +185,25 @@ func (c *capture) state(m moment, running bool) bundle.State {
 }
 
 // estimatedEnd stands for an end that the kubelet never reported, or without its time. One that was not reported has
-// just been noticed: a container may have been quiet for days. Of one that is shown without its time, for as long as
-// its pod is there, the last line held is the best witness. Without one it is the same time at every look, so that no
-// other day gets another record.
+// just been noticed: a container may have been quiet for days. It is the same at every try, or a log would get its
+// record on another day. Of an end that is shown without its time, for as long as its pod is there, the last line held
+// is the best witness. Without one it is the same time at every look, for the same reason.
 func (c *capture) estimatedEnd(m moment) time.Time {
+	var last time.Time
+	if c.log != nil {
+		last = c.log.Last()
+	}
 	switch {
-	case m.term == nil:
-		return time.Now()
-	case c.log != nil && !c.log.Last().IsZero():
-		return c.log.Last()
-	case m.pod.created.IsZero():
-		return time.Now()
+	case m.term == nil || m.pod.created.IsZero() && last.IsZero():
+		if c.noticed.IsZero() {
+			c.noticed = time.Now()
+		}
+		if last.After(c.noticed) { // by the node's clock
+			return last
+		}
+		return c.noticed
+	case !last.IsZero():
+		return last
 	}
 	return c.run.since(m)
 }

@@ -87,7 +87,7 @@ type run struct {
 	begun    bool          // handed to work
 	hurried  bool          // handed to work again, because its pod began to be deleted
 	alive    bool          // was seen alive
-	recalled bool          // an earlier process knew it
+	recalled bool          // an earlier process knew it, or the runs before it
 	done     bool          // has its record
 	probed   bool          // its head is looked for
 	capture  *capture      // the queue's, touched under the tracker's lock only by whoever hands work out
@@ -144,7 +144,8 @@ func (t *tracker) observe(pod *podInfo, deleted bool) {
 	if deleted && ps.earlierMirror(pod) {
 		return
 	}
-	if ps.remembered && !deleted {
+	recalled := ps.remembered && !deleted
+	if recalled {
 		ps.remembered = false
 		ps.countFrom(pod)
 		for _, r := range ps.runs {
@@ -168,6 +169,7 @@ func (t *tracker) observe(pod *podInfo, deleted bool) {
 		r := ps.run(v.id)
 		if r == nil {
 			r = t.newRun(ps, v)
+			r.recalled = recalled && v.unseen
 		}
 		r.slot = v.slot
 		if v.term != nil {

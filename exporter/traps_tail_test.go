@@ -306,6 +306,53 @@ func TestTrapSlowRuntime(t *testing.T) {
 	}
 }
 
+// The runtime has lost sight of a dying pod's container for a while, or what lies between it and us ends each stream at
+// once and cleanly. Then the container prints, and ends.
+func TestTrapStreamsEndForAWhile(t *testing.T) {
+	t.Parallel()
+	for name, removed := range map[string]bool{"and it can be read": false, "and it is removed": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newTrapped(t, nil)
+			pod, c := w.pod("dying")
+			c.Print(time.Now(), "first\n")
+			w.kube.SetPod(pod)
+			var blind atomic.Bool
+			blind.Store(true)
+			w.kube.Log("shop", pod.Name, "app", func(rw http.ResponseWriter, r *http.Request) {
+				if q := r.URL.Query(); blind.Load() && q.Has("follow") {
+					q.Del("follow")
+					r.URL.RawQuery = q.Encode()
+				}
+				c.Serve(rw, r)
+			})
+			e := w.run(nil)
+			w.until("the first line to be seen", func() bool { return len(w.kube.Requests("limitBytes=")) > 0 && e.Ready() == nil })
+			now := metav1.Now()
+			pod.DeletionTimestamp = &now
+			w.kube.SetPod(pod)
+			streams := func() int { return len(w.kube.Requests("follow=true")) }
+			w.until("the streams to end", func() bool { n := streams(); <-time.After(200 * time.Millisecond); return n > 0 && n == streams() })
+			blind.Store(false)
+			if removed {
+				<-time.After(2 * time.Second) // more than a second later, by whole seconds
+			}
+			c.Print(time.Now(), "last\n")
+			c.Exit()
+			exit(pod, 0)
+			if removed {
+				c.Remove()
+			}
+			w.kube.SetPod(pod)
+			rec := w.final(0)
+			if got := w.words(rec); rec.Verdict.Complete == removed || got != "first last" && !removed {
+				t.Errorf("log %q, verdict %+v, reads %+v", got, rec.Verdict, rec.Capture.Reads)
+			}
+			w.account()
+		})
+	}
+}
+
 // A node goes away between the reads and the closing reads of a one-off export, which waits for it for a while and
 // not for ever: what was read is archived, and the tails are not called proven.
 func TestTrapClosingOfOneOff(t *testing.T) {

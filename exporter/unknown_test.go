@@ -1,11 +1,16 @@
 package exporter
 
 import (
+	"os"
+	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
 
 // A container whose end the kubelet has not seen has no time of its end. It has one record all the same, however
@@ -101,5 +106,78 @@ func TestEndOfAQuietRun(t *testing.T) {
 				t.Errorf("%d records of one run, which ended at %v", len(all), rec.State.FinishedAt)
 			}
 		})
+	}
+}
+
+// The end of a container that nobody told is noticed after midnight, and is told after that: it was before.
+func TestEndToldAfterMidnight(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	pod, c := w.pod("midnight")
+	midnight := time.Now().UTC().Truncate(24 * time.Hour) // now stands for right after it
+	pod.Status.ContainerStatuses[0].State.Running.StartedAt = metav1.NewTime(midnight.Add(-time.Hour))
+	c.Print(midnight.Add(-2*time.Second), "last words\n")
+	w.kube.SetPod(pod)
+	e := w.begin(func(e *Exporter) { e.statusWait = 300 * time.Millisecond }, nil)
+	w.until("the exporter to be ready", func() bool { return e.Ready() == nil })
+	now := metav1.Now()
+	pod.DeletionTimestamp = &now
+	w.kube.SetPod(pod)
+	w.until("a stream", func() bool { return c.Following() > 0 })
+	c.Exit()
+	w.final(0)
+	exit(pod, 0)
+	pod.Status.ContainerStatuses[0].State.Terminated.FinishedAt = metav1.NewTime(midnight.Add(-time.Second))
+	w.kube.SetPod(pod)
+	w.stop()
+	w.synced(nil)
+	<-time.After(time.Second)
+	if n := len(finals(w.records())); n != 1 {
+		t.Errorf("%d records of one run", n)
+	}
+}
+
+// No end is before the last line, by whatever clock that was stamped, or its record would come before its snapshots.
+func TestEndBeforeTheLastLine(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	pod, c := w.pod("ahead")
+	w.kube.SetPod(pod)
+	e := w.begin(func(e *Exporter) { e.segmentEvery = 50 * time.Millisecond }, live)
+	w.until("a stream", func() bool { return e.Ready() == nil && c.Following() > 0 })
+	c.Print(time.Now().Add(24*time.Hour), "words\n")
+	w.until("a snapshot", func() bool { return len(w.records()) > 0 })
+	w.kube.DeletePod(pod.Namespace, pod.Name)
+	c.Exit()
+	if rec := w.final(0); rec.State.FinishedAt.Before(*rec.LastStamp) {
+		t.Errorf("ended %v, last line %v", rec.State.FinishedAt, rec.LastStamp)
+	}
+}
+
+// An earlier process has recorded a run whose end nobody told, and was killed while it read more of it. The next one
+// starts on another day.
+func TestEndNoticedByAnEarlierProcess(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	pod, c := w.pod("twice")
+	w.kube.SetPod(pod)
+	e := w.start(nil)
+	w.until("the run to be known", func() bool { return e.Ready() == nil && len(w.kube.Requests("limitBytes")) > 0 })
+	w.stop()
+	then := time.Now().AddDate(0, 0, -2)
+	text := lines(then, 5)
+	w.partial(pod, c, then.Add(time.Millisecond), lines(then, 2))
+	<-time.After(20 * time.Millisecond)
+	unfinishedCapture(t, w.spool, aboutPod(pod, c), text, nil)
+	if err := os.Chtimes(filepath.Join(w.spool, ledgerName), then, then); err != nil {
+		t.Fatal(err)
+	}
+	w.kube.DeletePod(pod.Namespace, pod.Name)
+	w.start(nil)
+	w.until("the longer log", func() bool {
+		return slices.ContainsFunc(finals(w.records()), func(rec *bundle.Record) bool { return w.text(rec) == text })
+	})
+	if n := len(finals(w.records())); n != 1 {
+		t.Errorf("%d records of one run", n)
 	}
 }

@@ -55,13 +55,14 @@ func (c *capture) checkCurrent(ctx context.Context) bool {
 	}
 	b := c.glimpse(ctx, true)
 	switch {
-	case b.none && first.IsZero() && c.run.now().pod.restartsAll:
-		return true // the kubelet may have removed this run, and what is silent may be the next one
+	case b.none && c.run.now().pod.restartsAll:
+		c.nextRuns = true // the kubelet may have removed this run
+		return true
 	case b.none && (first.IsZero() || t == nil || !first.After(t.FinishedAt.Add(time.Second))), !b.first.IsZero() && b.first.Before(c.run.startedAt):
 		c.own = true
 		return true
 	case b.none:
-		return true // likewise, with words
+		return true
 	case !b.first.IsZero() && b.first.Equal(first), b.empty && first.IsZero():
 		// The kubelet has come further than the status: to the back-off of this run, or of the next one.
 		c.awaitStatus(ctx)
@@ -124,7 +125,7 @@ func (c *capture) makeCertain(ctx context.Context) {
 	}
 	b := c.glimpse(ctx, true)
 	switch {
-	case b.none, !b.first.IsZero() && b.first.Before(c.log.First()):
+	case b.none && !m.pod.restartsAll, !b.first.IsZero() && b.first.Before(c.log.First()):
 		c.certain = true
 	case b.own, !b.first.IsZero() && !b.first.After(c.log.Last()):
 		c.replaced = true
@@ -155,7 +156,7 @@ func (c *capture) surely(ctx context.Context) bool {
 		return false
 	}
 	b := c.glimpse(ctx, true)
-	return b.none || !b.first.IsZero() && b.first.Before(c.run.startedAt)
+	return b.none && !c.run.now().pod.restartsAll || !b.first.IsZero() && b.first.Before(c.run.startedAt)
 }
 
 // foreign says whether what was read may be another run's, so that it must not be stored as this

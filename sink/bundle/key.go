@@ -47,7 +47,8 @@ const (
 
 // KeyOf returns where a record belongs. The date is the UTC day of FinishedAt. A snapshot takes its
 // date and time from the last stamp held or, when it is empty, from StartedAt. Nothing in a key
-// depends on the time of upload: every attempt and every replica arrives at the same key.
+// depends on the time of upload: every attempt and every replica arrives at the same key, unless nobody was told of
+// the end and they noticed it on different days.
 func KeyOf(r *Record) (RunKey, error) {
 	k := RunKey{
 		Cluster:   r.Cluster,
