@@ -25,7 +25,7 @@ import (
 type S3Options struct {
 	// Endpoint is host[:port] or a URL; http:// switches TLS off. Empty means AWS.
 	Endpoint string
-	Region   string // empty means us-east-1, which most other stores take
+	Region   string // empty means AWS_REGION, AWS_DEFAULT_REGION or else us-east-1, which most other stores take
 	Bucket   string
 	Prefix   string // in front of every key, without slashes around it
 	// PathStyle is auto, on or off: whether the bucket stands in the path or in the host name.
@@ -83,6 +83,7 @@ func OpenS3(_ context.Context, o S3Options) (*S3, error) {
 	if !ok {
 		problems = append(problems, fmt.Errorf("path style %q: want auto, on or off", o.PathStyle))
 	}
+	o.Region = cmp.Or(o.Region, os.Getenv("AWS_REGION"), os.Getenv("AWS_DEFAULT_REGION"))
 	transport, err := newTransport(secure, o.CAFile)
 	problems = append(problems, err)
 	creds, err := newCredentials(o, &http.Client{Transport: transport, Timeout: 30 * time.Second})
@@ -92,14 +93,11 @@ func OpenS3(_ context.Context, o S3Options) (*S3, error) {
 	if err := errors.Join(problems...); err != nil {
 		return nil, fmt.Errorf("open S3 bucket: %w", err)
 	}
-	region := o.Region
-	if region == "" {
-		region = "us-east-1" // asking the store for it is a request that is not retried
-	}
 	stall := &stallGuard{next: transport, limit: cmp.Or(o.Patience.Stall, stallTimeout)}
 	client, err := minio.New(host, &minio.Options{
-		Creds: creds, Secure: secure, Transport: stall, Region: region, BucketLookup: lookup,
-		MaxRetries: 1, // the caller retries, with knowledge of what waits
+		Creds: creds, Secure: secure, Transport: stall, BucketLookup: lookup,
+		Region:     cmp.Or(o.Region, "us-east-1"), // asking the store for it is a request that is not retried
+		MaxRetries: 1,                             // the caller retries, with knowledge of what waits
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open S3 bucket: %w", err)

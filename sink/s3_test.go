@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/kubelogexporter/kubelogexporter/sink"
+	"github.com/kubelogexporter/kubelogexporter/sink/s3test"
 )
 
 // TestS3Answers goes through the answers of stores: which error, which class and which hint come of
@@ -405,5 +406,33 @@ func TestOpenS3(t *testing.T) {
 			t.Errorf("endpoint %q: no error", endpoint)
 		}
 		checkSecret(t, err)
+	}
+}
+
+// The region is the one that is named, else the environment's.
+func TestS3Region(t *testing.T) {
+	server := s3test.New(t)
+	for _, tt := range []struct{ named, env, other, want string }{
+		{want: "us-east-1"}, {other: "ap-south-1", want: "ap-south-1"}, {env: "eu-west-1", other: "ap-south-1", want: "eu-west-1"},
+		{named: "sa-east-1", env: "eu-west-1", want: "sa-east-1"},
+	} {
+		t.Setenv("AWS_ACCESS_KEY_ID", s3test.AccessKey)
+		t.Setenv("AWS_SECRET_ACCESS_KEY", s3test.SecretKey)
+		t.Setenv("AWS_REGION", tt.env)
+		t.Setenv("AWS_DEFAULT_REGION", tt.other)
+		signed := ""
+		server.Change(func(s *s3test.Server) {
+			s.Script = func(_ http.ResponseWriter, r *http.Request, _ []byte, _ int) bool {
+				signed = r.Header.Get("Authorization")
+				return false
+			}
+		})
+		b, err := sink.OpenS3(t.Context(), sink.S3Options{Endpoint: server.URL, Bucket: "logs", Region: tt.named})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.Stat(t.Context(), "a"); !errors.Is(err, sink.ErrNotFound) || !strings.Contains(signed, "/"+tt.want+"/s3/") {
+			t.Errorf("%+v: %v, signed %q", tt, err, signed)
+		}
 	}
 }

@@ -81,21 +81,6 @@ func newRegistry(v versionInfo) *prometheus.Registry {
 	return reg
 }
 
-// checkListen says whether something could be served on an address; none is fine.
-func checkListen(addr string) error {
-	if addr == "" {
-		return nil
-	}
-	_, port, err := net.SplitHostPort(addr)
-	if err == nil {
-		_, err = net.LookupPort("tcp", port)
-	}
-	if err != nil {
-		return usagef("--listen: %q is no address such as :8080 or 127.0.0.1:8080", addr)
-	}
-	return nil
-}
-
 // serve answers for metrics and probes until stop is called.
 func serve(addr string, reg *prometheus.Registry, ready func() error, more func(*http.ServeMux)) (at net.Addr, stop func(), err error) {
 	l, err := net.Listen("tcp", addr)

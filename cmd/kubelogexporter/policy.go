@@ -8,12 +8,6 @@ import (
 	"github.com/kubelogexporter/kubelogexporter/exporter/nodelog"
 )
 
-// minReadRate is the least rate that makes sense, in bytes per second.
-const minReadRate = 64 << 10
-
-// minSpoolMax is the least bound of a spool that makes sense, in bytes.
-const minSpoolMax = 16 << 20
-
 // readFlags say how logs are read, by run and by export.
 type readFlags struct {
 	rotateAt    string
@@ -34,24 +28,14 @@ func (r *readFlags) register(cmd *cobra.Command) {
 	complete(cmd, "node-logs", words("off", "recover", "prefer"))
 }
 
-func (r *readFlags) apply(o *exporter.Options) error {
-	switch r.nodeLogs {
-	case "off", "recover", "prefer":
-		o.NodeLogs, o.Kubelets = exporter.NodeLogs(r.nodeLogs), r.kubelets
-	default:
-		return usagef("--node-logs: %q is neither off, recover nor prefer", r.nodeLogs)
-	}
-	var err error
+// apply takes flags that load has checked.
+func (r *readFlags) apply(o *exporter.Options) (err error) {
+	o.NodeLogs, o.Kubelets = exporter.NodeLogs(r.nodeLogs), r.kubelets
 	if o.RotateAt, err = parseSize("container-log-max-size", r.rotateAt); err != nil {
 		return err
 	}
-	if o.ReadRate, err = parseSize("read-rate", r.bytesPerSec); err != nil {
-		return err
-	}
-	if o.ReadRate > 0 && o.ReadRate < minReadRate {
-		return usagef("--read-rate: %s is less than 64Ki; logs would be gone before they are read", r.bytesPerSec)
-	}
-	return nil
+	o.ReadRate, err = parseSize("read-rate", r.bytesPerSec)
+	return err
 }
 
 // policyFlags say when run reads logs, and how many streams a node has to serve for it.
@@ -67,27 +51,9 @@ func (p *policyFlags) register(cmd *cobra.Command) {
 	complete(cmd, "capture", words("final", "live"))
 }
 
-func (p *policyFlags) apply(o *exporter.Options) error {
-	switch p.capture {
-	case "final", "live":
-		o.Capture = exporter.Capture(p.capture)
-	default:
-		return usagef("--capture: %q is neither final nor live", p.capture)
-	}
-	if p.nodeFollows < 1 {
-		return usagef("--follows-per-node: %d is below 1", p.nodeFollows)
-	}
-	o.NodeFollows = p.nodeFollows
-	return nil
-}
-
-// parseSpoolMax reads how large the spool may grow, 0 for no limit.
-func parseSpoolMax(value string) (int64, error) {
-	n, err := parseSize("spool-max-size", value)
-	if err == nil && n > 0 && n < minSpoolMax {
-		return 0, usagef("--spool-max-size: %s is less than 16Mi", value)
-	}
-	return n, err
+// apply takes flags that load has checked.
+func (p *policyFlags) apply(o *exporter.Options) {
+	o.Capture, o.NodeFollows = exporter.Capture(p.capture), p.nodeFollows
 }
 
 // parseSize reads a quantity of bytes as Kubernetes writes it, such as 10Mi.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -125,6 +126,23 @@ func (a *app) prepare(cmd *cobra.Command) error {
 
 func envName(flag string) string {
 	return "KUBELOGEXPORTER_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+// strays returns the environment variables with the program's prefix that set no flag of any command: slips of the pen.
+// What Kubernetes sets for a Service of that name is none.
+func (a *app) strays(cmd *cobra.Command) []string {
+	known := make(map[string]bool)
+	for _, c := range cmd.Root().Commands() {
+		c.Flags().VisitAll(func(f *pflag.Flag) { known[envName(f.Name)] = true })
+	}
+	var strays []string
+	for name := range a.environ {
+		if rest, ok := strings.CutPrefix(name, envName("")); ok && !known[name] && !strings.HasPrefix(rest, "SERVICE_") && !strings.HasPrefix(rest, "PORT") {
+			strays = append(strays, name)
+		}
+	}
+	slices.Sort(strays)
+	return strays
 }
 
 // displacing returns the flag, among those that are set, that excludes this one; nil if there is none.

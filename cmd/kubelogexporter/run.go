@@ -12,6 +12,7 @@ import (
 
 	"github.com/kubelogexporter/kubelogexporter/exporter"
 	"github.com/kubelogexporter/kubelogexporter/sink"
+	"github.com/kubelogexporter/kubelogexporter/sink/archive"
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
 
@@ -46,8 +47,15 @@ func (c *captureFlags) register(a *app, cmd *cobra.Command, spool string, all bo
 
 // load reads the configuration file, if one is named, and puts what it says in the place of flags.
 func (c *captureFlags) load(a *app, cmd *cobra.Command) error {
+	if cmd.Flags().Changed("namespace") && len(c.kube.namespaces) == 0 {
+		return usagef("--namespace: it is empty; leave it out for the default")
+	}
+	if err := checkNames(archive.Query{Namespaces: c.kube.namespaces}); err != nil {
+		return err
+	}
 	if c.config == "" {
-		return nil
+		_, err := a.loadConfig(cmd, "") // flags are checked as a file's keys are
+		return err
 	}
 	if cmd.Flags().Changed("selector") {
 		return usagef("--selector: with --config the file's exports select the pods")
@@ -92,7 +100,7 @@ func (c *captureFlags) open(ctx context.Context, spool string, log *slog.Logger)
 // bounds resolves what limits the spool and the reads, and how logs are read.
 func (c *captureFlags) bounds(o *exporter.Options) error {
 	var err error
-	if o.SpoolMaxBytes, err = parseSpoolMax(c.spoolMax); err != nil {
+	if o.SpoolMaxBytes, err = parseSize("spool-max-size", c.spoolMax); err != nil {
 		return err
 	}
 	return c.read.apply(o)
@@ -144,22 +152,20 @@ func (r *runCommand) run(cmd *cobra.Command, _ []string) error {
 	if r.settings != nil {
 		r.grace, r.listen = time.Duration(r.settings.config.Limits.Grace), r.settings.config.HTTP.Listen
 	}
-	if err := checkListen(r.listen); err != nil {
-		return err
-	}
 	log, err := r.log.logger(r.a.stderr)
 	if err != nil {
 		return err
 	}
 	quietClient(log)
+	for _, name := range r.a.strays(cmd) {
+		log.Warn("an environment variable sets no flag; run --help names the flags", "variable", name)
+	}
 	o, target, err := r.open(ctx, ".spool", log)
 	if err != nil {
 		return err
 	}
 	o.Namespaces, o.Grace = r.kube.namespaces, r.grace
-	if err := r.policy.apply(&o); err != nil {
-		return err
-	}
+	r.policy.apply(&o)
 	if r.settings != nil {
 		if err := r.settings.options(&o); err != nil {
 			return err

@@ -32,7 +32,7 @@ func (s *sinkFlags) register(cmd *cobra.Command) {
 	modes := []string{"auto", "env", "files", "shared", "web-identity", "pod-identity", "instance-role"}
 	f.StringVar(&s.sink, "sink", defaultSink, "where the archive is: dir:`PATH` or s3://BUCKET/PREFIX")
 	f.StringVar(&s.s3.Endpoint, "s3-endpoint", "", "`URL` of an S3-compatible store (default: AWS)")
-	f.StringVar(&s.s3.Region, "s3-region", "", "`region` of the bucket")
+	f.StringVar(&s.s3.Region, "s3-region", "", "`region` of the bucket (default: AWS_REGION, else us-east-1)")
 	f.StringVar(&s.s3.PathStyle, "s3-path-style", "auto", "bucket in the URL's path instead of its host: auto, on or off")
 	f.StringVar(&s.s3.CAFile, "s3-ca-file", "", "PEM `file` of the CA that the store's certificate is checked with")
 	f.StringVar(&s.s3.Credentials, "s3-credentials", "auto", "where credentials come from: "+strings.Join(modes, ", "))
