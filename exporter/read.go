@@ -179,8 +179,9 @@ func (c *capture) readEnd(ctx context.Context) (more int64) {
 	if since.IsZero() {
 		since = time.Now()
 	}
-	if m.podGone || m.slot == slotNone {
-		return 0 // whatever has the name now is another
+	if m.podGone || m.slot == slotNone { // whatever has the name now is another
+		c.tail.Evidence = []string{"the pod or its container was gone before a closing read came to a clean end"}
+		return 0
 	}
 	req := podlog.Request{Since: c.further(), Previous: m.slot == slotPrevious || c.asked == slotPrevious}
 	if (c.followed || c.pieced) && c.alignable() && before <= c.e.wholeAgain() {

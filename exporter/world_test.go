@@ -138,6 +138,11 @@ func (w *world) records() []*bundle.Record {
 			if err := rec.Validate(); err != nil {
 				w.t.Errorf("%s: %v", o.Key, err)
 			}
+			for _, p := range []bundle.Part{rec.Verdict.Head, rec.Verdict.Middle, rec.Verdict.Tail} {
+				if p.State == bundle.Unproven && p.Cause != bundle.CauseStillRunning && len(p.Evidence) == 0 && rec.Capture.ExporterVersion == "test" {
+					w.t.Errorf("%s: nothing says why a part is unproven: %+v", o.Key, rec.Verdict)
+				}
+			}
 			recs = append(recs, rec)
 		}
 	}
