@@ -252,9 +252,9 @@ func (e *Exporter) foundCount(ctx context.Context, r *run) bool {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	key, since := e.keyOf(r), e.known.Add(-time.Minute) // by another clock
-	for key.Date = range e.daysSinceKnown() {
-		prefix := strings.TrimSuffix(key.Record(), key.ID12+".json")
-		for _, b := range []sink.Bucket{e.spool, e.bucket} {
+	for _, b := range []sink.Bucket{e.spool, e.bucket} {
+		for key.Date = range e.daysSinceKnown() {
+			prefix := strings.TrimSuffix(key.Record(), key.ID12+".json")
 			for o, err := range b.List(ctx, prefix, sink.ListOptions{}) {
 				if err != nil {
 					return false
@@ -262,7 +262,7 @@ func (e *Exporter) foundCount(ctx context.Context, r *run) bool {
 				if k, kind, _, _, err := bundle.ParseKey(o.Key); err != nil || kind != bundle.KindRecord || !k.Snapshot.IsZero() {
 					continue
 				}
-				if rec, err := e.loadStored(ctx, o.Key); err == nil && rec.State.FinishedAt.After(since) {
+				if rec, err := e.loadStored(ctx, o.Key); err == nil && rec.State.FinishedAt != nil && rec.State.FinishedAt.After(since) {
 					return true
 				}
 			}

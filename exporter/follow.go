@@ -139,19 +139,30 @@ func (c *capture) sealWhenTold(latest time.Time) func(context.Context) {
 // was more: what ends streams so may also be a runtime that has lost sight of the container, or what lies between it
 // and us. If the log cannot be had any more, the time of the end, by the node's clock, must not speak against it.
 func (c *capture) checkQuiet(ctx context.Context, m moment) (more bool) {
+	quiet := c.quiet
+	c.quiet = time.Time{}
 	if !m.podGone {
 		c.beside = c.readAgain(ctx)
 	}
 	switch {
 	case c.beside != nil:
 		more = c.readBesideSays(ctx, false) == besideMore
-	case m.term.FinishedAt.After(c.quiet.Add(time.Second)):
+	case !m.podGone && c.readEnd(ctx) > 0: // too large to be read beside
+		more = true
+	case !m.podGone && c.tail.State == bundle.Proven:
+	case m.term.FinishedAt.After(quiet):
 		c.unprovenTail("the streams had ended before the container did, and nothing could be read after that")
+	default:
+		c.proveQuiet()
 	}
-	if !more {
-		c.quiet = time.Time{}
+	if more {
+		c.quiet = quiet
 	}
 	return more
+}
+
+func (c *capture) proveQuiet() {
+	c.tail = bundle.Part{State: bundle.Proven, Evidence: []string{"the kubelet ended every further stream at once, with nothing new"}}
 }
 
 // ended takes up a run whose end became known while it was streamed or polled.
@@ -249,7 +260,7 @@ func (c *capture) stream(ctx context.Context) (ended, ok bool) {
 				continue // the container may be removed soon
 			}
 		case time.Since(end.at) >= quietFor:
-			c.tail = bundle.Part{State: bundle.Proven, Evidence: []string{"the kubelet ended every further stream at once, with nothing new"}}
+			c.proveQuiet()
 			if c.run.now().term == nil {
 				c.quiet = end.at
 			}

@@ -152,15 +152,15 @@ func (c *capture) consult(ctx context.Context) {
 	c.consulted = true
 	// A head that was read from there is not proven any better by a second read.
 	head := func() bool { return c.node != nil || c.judgeHead(c.run.now()).State == bundle.Proven }
-	if c.had() && head() && c.judgeMiddle().State == bundle.Proven && c.tail.State == bundle.Proven {
+	if c.had() && head() && c.judgeMiddle().State == bundle.Proven && c.tail.State == bundle.Proven && (c.own || !c.nextRuns) {
 		return
 	}
 	c.keep()
 	_, err := c.fetch(ctx)
 	switch old := c.kept; {
-	case err == nil && (!old.had() || c.log.Bytes() >= old.log.Bytes() || c.mends(old)):
+	case err == nil && (!old.had() || old.nextRuns && !old.own || c.log.Bytes() >= old.log.Bytes() || c.mends(old)):
 		if old.had() && old.tail.State == bundle.Proven && old.log.Last().Equal(c.log.Last()) {
-			c.tail = old.tail
+			c.tail, c.quiet = old.tail, old.quiet
 		}
 		c.drop()
 	default:

@@ -422,7 +422,7 @@ func (c *capture) vouches(req podlog.Request, res podlog.Result) bool {
 func (c *capture) recorded(ctx context.Context, m moment) (bool, error) {
 	switch {
 	case c.run.unseen:
-		return c.run.recalled && !c.e.ship.down() && c.e.foundCount(ctx, c.run), nil
+		return c.run.recalled && c.e.foundCount(ctx, c.run), nil
 	case c.log != nil || len(c.reads) > 0:
 		return false, nil
 	case m.podGone && m.remembered, c.run.recalled && m.term == nil && !m.reachable():
@@ -438,28 +438,30 @@ func (c *capture) recorded(ctx context.Context, m moment) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	switch rec, err := c.e.spooled(key.Record()); {
-	case err == nil:
-		return rec.Verdict.Tail.State == bundle.Proven, nil // otherwise there may be more by now
-	case !errors.Is(err, sink.ErrNotFound):
-		return false, nil // commit deals with it
+	keys := []string{key.Record()}
+	// An exporter to which this end was told too late has noted when it noticed it, which may be the next day.
+	if key.Date = m.term.FinishedAt.Add(2 * statusWait).UTC().Format(time.DateOnly); key.Record() != keys[0] {
+		keys = append(keys, key.Record())
+	}
+	for _, key := range keys {
+		switch rec, err := c.e.spooled(key); {
+		case err == nil:
+			return rec.Verdict.Tail.State == bundle.Proven || key != keys[0], nil // otherwise there may be more by now
+		case !errors.Is(err, sink.ErrNotFound):
+			return false, nil // commit deals with it
+		}
 	}
 	if c.e.ship.down() {
 		return false, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
-	if _, err = c.e.bucket.Stat(ctx, key.Record()); err == nil {
-		return true, nil
+	for _, key := range keys {
+		if _, err = c.e.bucket.Stat(ctx, key); err == nil {
+			return true, nil
+		}
 	}
-	// An exporter to which this end was told too late has noted when it noticed it, which may be the next day.
-	noticed := m.term.FinishedAt.Add(2 * statusWait).UTC().Format(time.DateOnly)
-	if noticed == key.Date {
-		return false, nil
-	}
-	key.Date = noticed
-	_, err = c.e.bucket.Stat(ctx, key.Record())
-	return err == nil, nil
+	return false, nil
 }
 
 // recordedBefore is recorded for a run that an earlier process knew and that is out of reach. Where that one had read
@@ -470,8 +472,12 @@ func (c *capture) recordedBefore(ctx context.Context) (bool, error) {
 		return key != "", err
 	}
 	rec, err := c.e.loadStored(ctx, key)
-	if err == nil {
+	var away *awayError
+	switch {
+	case errors.As(err, &away), ctx.Err() != nil:
+		return false, err
+	case err == nil && rec.State.FinishedAt != nil: // otherwise it is damaged, and no better one
 		c.noticed = *rec.State.FinishedAt
 	}
-	return false, err
+	return false, nil
 }

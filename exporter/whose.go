@@ -156,7 +156,8 @@ func (c *capture) surely(ctx context.Context) bool {
 		return false
 	}
 	b := c.glimpse(ctx, true)
-	return b.none && !c.run.now().pod.restartsAll || !b.first.IsZero() && b.first.Before(c.run.startedAt)
+	first, _ := c.out.beginning()
+	return b.none && (!c.run.now().pod.restartsAll || time.Since(first) > c.e.statusWait) || !b.first.IsZero() && b.first.Before(c.run.startedAt)
 }
 
 // foreign says whether what was read may be another run's, so that it must not be stored as this

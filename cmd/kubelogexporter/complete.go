@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -38,6 +39,10 @@ func (a *app) fromArchive(cmd *cobra.Command, prefix string, look func(context.C
 	}
 	var s sinkFlags
 	s.fromFlags(cmd)
+	if s.config == "-" {
+		return nil, cobra.ShellCompDirectiveNoFileComp // nobody types it while completing
+	}
+	a.stderr = io.Discard // it would be in the middle of what is typed
 	arc, err := a.readArchive(ctx, cmd, &s)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
