@@ -206,6 +206,25 @@ func TestStatusLateByARestartOfAllUnderAStream(t *testing.T) {
 	}
 }
 
+// A live log of such a pod, of which a stream had ended when it was empty, is stored all the same.
+func TestSegmentsOfAPodThatRestartsAll(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	pod, c := w.pod("all")
+	restartsAllContainers(pod)
+	var cut atomic.Bool
+	w.kube.Log("shop", pod.Name, "app", func(rw http.ResponseWriter, r *http.Request) {
+		if !r.URL.Query().Has("follow") || cut.Swap(true) {
+			c.Serve(rw, r)
+		}
+	})
+	w.kube.SetPod(pod)
+	w.begin(func(e *Exporter) { e.segmentEvery, e.statusWait = 100*time.Millisecond, time.Second }, live)
+	w.until("a second stream", func() bool { return c.Following() > 0 })
+	c.Print(time.Now(), "words\n")
+	w.until("a segment", func() bool { return len(w.records()) > 0 })
+}
+
 func restartsAllContainers(pod *corev1.Pod) {
 	pod.Spec.Containers[0].RestartPolicyRules = []corev1.ContainerRestartRule{{Action: corev1.ContainerRestartRuleActionRestartAllContainers}}
 }

@@ -3,10 +3,12 @@ package exporter
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -260,22 +262,28 @@ func TestArchivedInDowntime(t *testing.T) {
 // have their records.
 func TestArchivedAndNotSeen(t *testing.T) {
 	t.Parallel()
-	for name, powerCut := range map[string]bool{"by another exporter": false, "before a power cut": true} {
+	for name, tt := range map[string]struct{ powerCut, away bool }{
+		"by another exporter": {}, "before a power cut": {powerCut: true}, "while the store was away": {powerCut: true, away: true},
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t)
+			w, powerCut := newWorld(t), tt.powerCut
 			pod, c := w.pod("loop")
 			w.kube.SetPod(pod)
+			store := &absent{Bucket: w.bucket}
+			use := func(o *Options) { o.Bucket, o.Grace = store, time.Second }
 			end := func(n int32) {
 				c.Exit()
 				exit(pod, 1)
 				w.kube.SetPod(pod)
-				w.final(n)
+				w.until("it is captured", func() bool {
+					return strings.Count(w.said(), fmt.Sprintf("msg=captured namespace=shop pod=loop container=app restart=%d ", n)) > 0
+				})
 			}
-			w.synced(nil)
+			w.synced(use)
 			if !powerCut {
 				w.spool = t.TempDir()
-				w.synced(nil)
+				w.synced(use)
 			}
 			end(0)
 			ledger := filepath.Join(w.spool, ledgerName)
@@ -291,6 +299,7 @@ func TestArchivedAndNotSeen(t *testing.T) {
 				w.kube.SetPod(pod)
 				<-time.After(100 * time.Millisecond)
 			}
+			store.away.Store(tt.away)
 			if !powerCut {
 				w.stop()
 			}
@@ -305,7 +314,12 @@ func TestArchivedAndNotSeen(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			w.synced(nil)
+			w.synced(use)
+			<-time.After(time.Second)
+			if tt.away {
+				store.away.Store(false)
+			}
+			w.until("the records of 4 runs", func() bool { return len(finals(w.records())) >= 4 })
 			<-time.After(time.Second)
 			if all := finals(w.records()); len(all) != 4 {
 				t.Errorf("%d records of 4 runs", len(all))
@@ -345,6 +359,12 @@ func TestNotSeenAndNotArchived(t *testing.T) {
 		key, err := bundle.KeyOf(rec)
 		if err := errors.Join(err, putRecord(w.bucket, key.Record(), rec)); err != nil {
 			t.Fatal(err)
+		}
+		if key.ID12 = bundle.ID12(c.ID(88)); n == 2 { // a snapshot under the key of an end, which it has not
+			key.Snapshot = time.Time{}
+			if err := putRecord(w.bucket, key.Record(), rec); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	w.synced(nil)

@@ -310,12 +310,28 @@ func TestTrapSlowRuntime(t *testing.T) {
 // once and cleanly. Then the container prints, and ends.
 func TestTrapStreamsEndForAWhile(t *testing.T) {
 	t.Parallel()
-	for name, removed := range map[string]bool{"and it can be read": false, "and it is removed": true} {
+	for name, tt := range map[string]struct {
+		last           int // lines
+		removed, files bool
+	}{
+		"and it can be read":                 {last: 1},
+		"and all of it can be read":          {last: 1000},
+		"and it is removed":                  {last: 1, removed: true},
+		"and the node's files are looked at": {last: 1, files: true},
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newTrapped(t, nil)
+			w, n := newTrapped(t, nil), newNode(t)
 			pod, c := w.pod("dying")
-			c.Print(time.Now(), "first\n")
+			at := time.Now()
+			first, last := "first", strings.Repeat(strings.Repeat("x", 99)+"\n", tt.last-1)+"last\n"
+			c.Print(at, first+"\n")
+			change := func(*Options) {}
+			if tt.files { // which are asked for a head that is unproven
+				change = n.use(NodeLogsRecover)
+				pod.Status.ContainerStatuses[0].State.Running.StartedAt.Time = at.Add(-time.Hour).Truncate(time.Second)
+				n.write(pod, "0.log", at, first)
+			}
 			w.kube.SetPod(pod)
 			var blind atomic.Bool
 			blind.Store(true)
@@ -326,7 +342,7 @@ func TestTrapStreamsEndForAWhile(t *testing.T) {
 				}
 				c.Serve(rw, r)
 			})
-			e := w.run(nil)
+			e := w.run(change)
 			w.until("the first line to be seen", func() bool { return len(w.kube.Requests("limitBytes=")) > 0 && e.Ready() == nil })
 			now := metav1.Now()
 			pod.DeletionTimestamp = &now
@@ -334,19 +350,23 @@ func TestTrapStreamsEndForAWhile(t *testing.T) {
 			streams := func() int { return len(w.kube.Requests("follow=true")) }
 			w.until("the streams to end", func() bool { n := streams(); <-time.After(200 * time.Millisecond); return n > 0 && n == streams() })
 			blind.Store(false)
-			if removed {
-				<-time.After(2 * time.Second) // more than a second later, by whole seconds
+			if tt.removed || tt.files {
+				<-time.After(2 * endWait) // more than a second later, by whole seconds, and after the files were looked at
 			}
-			c.Print(time.Now(), "last\n")
+			at = time.Now()
+			c.Print(at, last)
 			c.Exit()
 			exit(pod, 0)
-			if removed {
+			if tt.removed {
 				c.Remove()
+			}
+			if tt.files {
+				n.write(pod, "0.log", at, "last")
 			}
 			w.kube.SetPod(pod)
 			rec := w.final(0)
-			if got := w.words(rec); rec.Verdict.Complete == removed || got != "first last" && !removed {
-				t.Errorf("log %q, verdict %+v, reads %+v", got, rec.Verdict, rec.Capture.Reads)
+			if got := w.text(rec); rec.Verdict.Complete == tt.removed || !tt.removed && !strings.HasSuffix(got, " last\n") {
+				t.Errorf("%d lines, verdict %+v, reads %+v", rec.Lines, rec.Verdict, rec.Capture.Reads)
 			}
 			w.account()
 		})

@@ -1,9 +1,11 @@
 package exporter
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -112,28 +114,41 @@ func TestEndOfAQuietRun(t *testing.T) {
 // The end of a container that nobody told is noticed after midnight, and is told after that: it was before.
 func TestEndToldAfterMidnight(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	pod, c := w.pod("midnight")
-	midnight := time.Now().UTC().Truncate(24 * time.Hour) // now stands for right after it
-	pod.Status.ContainerStatuses[0].State.Running.StartedAt = metav1.NewTime(midnight.Add(-time.Hour))
-	c.Print(midnight.Add(-2*time.Second), "last words\n")
-	w.kube.SetPod(pod)
-	e := w.begin(func(e *Exporter) { e.statusWait = 300 * time.Millisecond }, nil)
-	w.until("the exporter to be ready", func() bool { return e.Ready() == nil })
-	now := metav1.Now()
-	pod.DeletionTimestamp = &now
-	w.kube.SetPod(pod)
-	w.until("a stream", func() bool { return c.Following() > 0 })
-	c.Exit()
-	w.final(0)
-	exit(pod, 0)
-	pod.Status.ContainerStatuses[0].State.Terminated.FinishedAt = metav1.NewTime(midnight.Add(-time.Second))
-	w.kube.SetPod(pod)
-	w.stop()
-	w.synced(nil)
-	<-time.After(time.Second)
-	if n := len(finals(w.records())); n != 1 {
-		t.Errorf("%d records of one run", n)
+	for name, away := range map[string]bool{"it is stored": false, "it is in the spool": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			store := &absent{Bucket: w.bucket}
+			use := func(o *Options) { o.Bucket, o.Grace = store, time.Second }
+			pod, c := w.pod("midnight")
+			midnight := time.Now().UTC().Truncate(24 * time.Hour) // now stands for right after it
+			pod.Status.ContainerStatuses[0].State.Running.StartedAt = metav1.NewTime(midnight.Add(-time.Hour))
+			c.Print(midnight.Add(-2*time.Second), "last words\n")
+			w.kube.SetPod(pod)
+			e := w.begin(func(e *Exporter) { e.statusWait = 300 * time.Millisecond }, use)
+			w.until("the exporter to be ready", func() bool { return e.Ready() == nil })
+			store.away.Store(away)
+			now := metav1.Now()
+			pod.DeletionTimestamp = &now
+			w.kube.SetPod(pod)
+			w.until("a stream", func() bool { return c.Following() > 0 })
+			c.Exit()
+			w.until("it is captured", func() bool { return strings.Contains(w.said(), "msg=captured") })
+			exit(pod, 0)
+			pod.Status.ContainerStatuses[0].State.Terminated.FinishedAt = metav1.NewTime(midnight.Add(-time.Second))
+			w.kube.SetPod(pod)
+			w.stop()
+			w.synced(use)
+			<-time.After(time.Second)
+			if away {
+				store.away.Store(false)
+			}
+			w.until("a record", func() bool { return len(finals(w.records())) > 0 })
+			<-time.After(500 * time.Millisecond)
+			if n := len(finals(w.records())); n != 1 {
+				t.Errorf("%d records of one run", n)
+			}
+		})
 	}
 }
 
@@ -180,4 +195,26 @@ func TestEndNoticedByAnEarlierProcess(t *testing.T) {
 	if n := len(finals(w.records())); n != 1 {
 		t.Errorf("%d records of one run", n)
 	}
+}
+
+// What an earlier process has read is stored also where the run has a record that is damaged.
+func TestEndOfADamagedRecord(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	pod, c := w.pod("twice")
+	w.kube.SetPod(pod)
+	e := w.start(nil)
+	w.until("the run to be known", func() bool { return e.Ready() == nil && len(w.kube.Requests("limitBytes")) > 0 })
+	w.stop()
+	rec := aboutPod(pod, c)
+	now := time.Now().UTC()
+	rec.State = bundle.State{FinishedAt: &now}
+	key, err := bundle.KeyOf(rec)
+	if err := errors.Join(err, w.bucket.Put(t.Context(), key.Record(), strings.NewReader("{"))); err != nil {
+		t.Fatal(err)
+	}
+	unfinishedCapture(t, w.spool, aboutPod(pod, c), lines(time.Now(), 5), nil)
+	w.kube.DeletePod(pod.Namespace, pod.Name)
+	w.start(nil)
+	w.until("it is captured", func() bool { return strings.Contains(w.said(), "msg=captured") })
 }
