@@ -216,8 +216,8 @@ func (c *capture) stop(ctx context.Context) {
 // If its runtime no longer knows the container, the log has ended too, but it may not have been read to its end:
 // the kubelet reads to the end of the file before it looks for the container (cri-client/pkg/logs
 // ReadLogs), and a slow runtime answers long after that. That it cannot find a log, right when it is asked, counts
-// only after two such ends. The container of another pod may have restarted, and a second stream would be its successor's; there the status must tell
-// of the end first.
+// only after two such ends. The container of another pod may have restarted, and a second stream would be its
+// successor's; there the status must tell of the end first.
 func (c *capture) stream(ctx context.Context) (ended, ok bool) {
 	var end streamEnd
 	for ctx.Err() == nil {

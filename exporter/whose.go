@@ -62,7 +62,7 @@ func (c *capture) checkCurrent(ctx context.Context) bool {
 		c.own = true
 		return true
 	case b.none:
-		return true
+		return true // undecided
 	case !b.first.IsZero() && b.first.Equal(first), b.empty && first.IsZero():
 		// The kubelet has come further than the status: to the back-off of this run, or of the next one.
 		c.awaitStatus(ctx)
