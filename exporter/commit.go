@@ -104,6 +104,10 @@ func (e *Exporter) spooled(key string) (*bundle.Record, error) {
 // objects stay as they are, so ours get keys that are free.
 func (c *capture) replace(key string, rec, spooled *bundle.Record) error {
 	ctx := context.Background() // local writes, not to be cut short by a stop
+	run, err := bundle.KeyOf(rec)
+	if err != nil {
+		return err
+	}
 	old, err := c.e.spool.Stat(ctx, key)
 	if err != nil {
 		return err
@@ -121,10 +125,11 @@ func (c *capture) replace(key string, rec, spooled *bundle.Record) error {
 		return err
 	}
 	c.e.log.Info("replaced a spooled record by one that tells of more of the log", "key", key)
-	if c.e.snapshots[c.run.id] != "" || c.run.storedUnder() != "" {
-		return nil // a snapshot that is not shipped yet may name the same objects
-	}
+	snapshots := c.e.snapshots[c.run.id] != "" || c.run.storedUnder() != ""
 	for _, o := range spooled.Objects {
+		if snapshots && o.Key != run.Log(0, c.export.Compression) {
+			continue // a snapshot that is not shipped yet may name the same objects, which have numbers
+		}
 		if slices.ContainsFunc(rec.Objects, func(ours bundle.Object) bool { return ours.Key == o.Key }) {
 			continue
 		}

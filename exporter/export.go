@@ -152,6 +152,7 @@ func (c *capture) again(step func(context.Context)) {
 	if c.e.once && c.refused >= oneShotTries {
 		err := c.failure()
 		c.e.tally.add(func(t *tally) { t.failures = append(t.failures, err) })
+		c.drop()
 		c.reset()
 		c.finish()
 		return

@@ -169,6 +169,7 @@ type Exporter struct {
 	tally                    tally
 	captures                 inFlight                // begun and not finished
 	scoped                   atomic.Pointer[exports] // those for which it was found out what to watch
+	recalled                 atomic.Bool             // the ledger has been read
 	barred                   atomic.Bool             // some of that cannot be watched yet
 	replaced                 chan struct{}           // has room for one word that the exports are others
 	syncing                  inFlight                // informers that have not seen every pod yet
@@ -324,6 +325,7 @@ func (e *Exporter) Run(ctx context.Context) error {
 		return err
 	}
 	e.recall()
+	e.recalled.Store(true)
 	var loops sync.WaitGroup
 	loops.Go(func() { e.queue.run(work) })
 	loops.Go(func() { e.ship.run(work) })

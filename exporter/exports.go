@@ -228,8 +228,7 @@ func (e *Exporter) endOf(m moment) span {
 }
 
 func (e *Exporter) match(x *Export, r *run, m moment) selection.Decision {
-	v := r.view
-	v.term = m.term
+	v := view{id: r.id, kind: r.kind, restart: r.restart, image: r.image, startedAt: r.startedAt, term: m.term} // the rest changes under the tracker's lock
 	sub := subjectOf(m.pod, v)
 	d, err := x.Select.Match(&sub)
 	if err != nil {
@@ -317,6 +316,7 @@ func (c *capture) rewrite(x *Export) error {
 		out.abort()
 		return err
 	}
+	out.cutAs(old)
 	c.held.end(c.e)
 	c.out = out
 	return nil

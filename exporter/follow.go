@@ -233,7 +233,7 @@ func (c *capture) stream(ctx context.Context) (ended, ok bool) {
 		case c.renew:
 			c.rejoin(ctx)
 			continue
-		case c.certain && !c.run.now().ended(): // what was refused will be taken now
+		case c.certain && res.Join == podlog.JoinHole && !c.run.now().ended(): // what was refused will be taken now
 			continue
 		case ok && res.TextKind == podlog.TextGone:
 			c.removed(res, end)

@@ -2,6 +2,7 @@ package exporter
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -14,6 +15,9 @@ import (
 // more than its name. Of those that had the name before, a deletion ends all but the one that has it now. No pod
 // of that name is no error; a look that failed can be repeated.
 func (e *Exporter) Look(ctx context.Context, namespace, name string, deleted bool) error {
+	if !e.recalled.Load() {
+		return errors.New("the exporter is only starting")
+	}
 	var gone []types.UID
 	if deleted {
 		gone = e.tracker.named(namespace, name) // before the look: a pod that comes after it is not gone

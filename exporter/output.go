@@ -239,6 +239,14 @@ func (o *output) isFull() bool {
 	return o.full
 }
 
+// cutAs notes that the text was taken from another output, which may have taken no more at some point.
+func (o *output) cutAs(other *output) {
+	full, long := other.isFull(), other.isLong()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.full, o.long = o.full || full, o.long || long
+}
+
 // flush puts what is in memory where it outlives the process. An error shows at the next write.
 func (o *output) flush() {
 	o.mu.Lock()

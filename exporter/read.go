@@ -44,6 +44,7 @@ func (c *capture) read(ctx context.Context) {
 		c.finish()
 		return
 	}
+	c.noteDead(m)
 	if !c.takeUp(ctx) {
 		c.again(c.read)
 		return
@@ -80,7 +81,7 @@ func (c *capture) read(ctx context.Context) {
 	if ok && c.earlier == nil && c.asked == slotCurrent && m.restartable() {
 		ok = c.checkCurrent(ctx)
 	}
-	if ok && c.earlier == nil && m.slot == slotPrevious {
+	if ok && m.slot == slotPrevious {
 		ok = c.checkPrevious(ctx, m)
 	}
 	switch {
@@ -377,6 +378,17 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 	}
 	c.answered(res)
 	return res, true
+}
+
+// noteDead notes a run that had ended when it was first seen: this process may end before it has a record, and the pod
+// be gone when the next one starts.
+func (c *capture) noteDead(m moment) {
+	if !c.run.firstSeenDead || c.e.ledger == nil {
+		return
+	}
+	if err := c.e.ledger.add(entryOf(c.run, m.pod)); err != nil {
+		c.e.log.Warn("cannot note a run that has ended; if its pod vanishes while no exporter runs it may get no record", c.attrs("err", err)...)
+	}
 }
 
 // ready says whether the run's log may be asked for, and there is a place for what comes.

@@ -119,6 +119,7 @@ func (c *capture) rejoin(ctx context.Context) bool {
 	if was.out != nil {
 		c.e.metrics.redacted(was.out.found())
 		c.met = c.met && (was.met || !was.resumed)
+		c.out.cutAs(was.out)
 	}
 	was.end(c.e)
 	c.served, c.own, c.asked, c.tail = was.served, was.own, was.asked, was.tail

@@ -165,7 +165,7 @@ func (c *capture) urgent() bool {
 // mayWait says whether the log is followed and its container runs, be its pod dying or not: then the stream can
 // wait, and the text with it at its source.
 func (c *capture) mayWait() bool {
-	return c.followed && !c.e.stopping() && !c.run.now().ended()
+	return c.followed && !c.e.once && !c.e.stopping() && !c.run.now().ended()
 }
 
 // atSource says whether what is held can be had again, as long as nothing happens to the pod. Then its room is

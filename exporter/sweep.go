@@ -136,6 +136,19 @@ func (c *capture) snapshotAgain(ctx context.Context) {
 	c.over(ctx)
 }
 
+// superseded says whether what the kubelet calls the previous log is this run's, so that what it has served is the next
+// run's, which the status does not tell yet. A log that begins in the second in which this run began may be that of the
+// one before, unless there was none, or this run's first line was seen.
+func (c *capture) superseded(ctx context.Context) bool {
+	previous := c.glimpse(ctx, true)
+	if previous.first.IsZero() {
+		return previous.own
+	}
+	witness, _ := c.run.witnessedHead()
+	return previous.first.Equal(witness) || c.run.restart == 0 && !previous.first.Before(c.run.startedAt) ||
+		!previous.first.Before(c.run.startedAt.Add(time.Second))
+}
+
 // storeSnapshot stores what was read of a run that goes on.
 func (c *capture) storeSnapshot(ctx context.Context) {
 	c.seePod(ctx)
@@ -146,6 +159,11 @@ func (c *capture) storeSnapshot(ctx context.Context) {
 		return
 	case m.ended() || m.slot != slotCurrent || errors.Is(c.podError(), errOtherPod), vanished && c.e.once:
 		c.over(ctx) // the name may have moved on under the read
+		return
+	}
+	if c.earlier == nil && !c.e.once && c.superseded(ctx) {
+		c.reset()
+		c.over(ctx)
 		return
 	}
 	if (!c.rejoin(ctx) || c.early()) && c.putBack() == nil {

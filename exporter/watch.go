@@ -237,7 +237,11 @@ func (e *Exporter) see(pod *podInfo, deleted bool) {
 // ObservePod takes a pod as somebody else has seen it, such as a source of events, beside the exporter's own
 // watch; what is older than what is known changes nothing. Of a pod that was deleted the name, the
 // namespace and the UID are enough, and of a static pod's mirror its annotation.
-func (e *Exporter) ObservePod(pod *corev1.Pod, deleted bool) { e.see(infoOf(pod), deleted) }
+func (e *Exporter) ObservePod(pod *corev1.Pod, deleted bool) {
+	if e.recalled.Load() { // before, the ledger is being read; the watch, which begins after that, shows the pod
+		e.see(infoOf(pod), deleted)
+	}
+}
 
 // selects says whether the pod is wanted. The selection is made here and not by the API server: an
 // object that leaves a server-side selector looks deleted.

@@ -78,8 +78,9 @@ func (c *capture) checkCurrent(ctx context.Context) bool {
 		c.replaced = true
 		c.reset()
 		return false
-	case b.first.IsZero() && !b.empty, b.empty && c.run.restart > 0:
-		return true // undecided; what comes at the end decides
+	case b.first.IsZero() && !b.empty, b.empty && c.run.restart > 0: // undecided
+		c.awaitStatus(ctx)
+		return true
 	case c.run.restart > 0 && b.first.Before(c.run.startedAt.Add(time.Second)):
 		return true // likewise: a run that ended within a second may have been the one before
 	}
