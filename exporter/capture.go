@@ -75,6 +75,8 @@ type capture struct {
 	mu      sync.Mutex
 	turn    int // of the step that may run next: a step put on the queue before is void
 	busy    bool
+	hurried bool // the step that runs is to be followed by the next one at once
+	haste   priority
 	patient bool // the next step has to wait for its time even if the pod is dying
 	pending func(context.Context)
 }
@@ -159,8 +161,11 @@ func (c *capture) nextClosing() {
 func (c *capture) put(p priority, at time.Time, step func(context.Context), patient bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.hurried && !patient { // while the step ran that has chosen this time
+		p, at = c.haste, time.Now()
+	}
 	c.turn++
-	c.busy, c.patient, c.pending = false, patient, step
+	c.busy, c.hurried, c.patient, c.pending = false, false, patient, step
 	c.schedule(p, at)
 }
 
@@ -180,10 +185,14 @@ func (c *capture) schedule(p priority, at time.Time) {
 	})
 }
 
-// hurry moves the pending step to the front. A step that runs already looks at the pod by itself.
+// hurry moves the pending step to the front, or the next one if a step runs already, which may have looked at the pod
+// too soon.
 func (c *capture) hurry(p priority) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.busy {
+		c.hurried, c.haste = true, p
+	}
 	if c.busy || c.pending == nil || c.patient {
 		return
 	}

@@ -202,8 +202,8 @@ func TestExportEndsWhileTheSpoolIsFull(t *testing.T) {
 	e = w.exporter(nil)
 	withRoom(&full)(e)
 	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- e.Export(ctx) }()
+	done := make(chan struct{})
+	go func() { _ = e.Export(ctx); close(done) }()
 	w.until("the log is asked for", full.Load)
 	<-time.After(4 * askFree)
 	cancel()
@@ -241,4 +241,29 @@ func TestSweepOfTheNextRun(t *testing.T) {
 	pod.Status.ContainerStatuses[0].State.Running.StartedAt.Time = end
 	w.kube.SetPod(pod)
 	w.ofFirst(0)
+}
+
+// A pod begins to die while a step runs that has chosen already when the next one is due.
+func TestHurriedWhileAStepRuns(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	pod, _ := w.pod("late")
+	w.kube.SetPod(pod)
+	e := w.synced(nil)
+	var r *run
+	w.until("the run to be known", func() bool {
+		runs := e.tracker.running()
+		if len(runs) > 0 {
+			r = runs[0]
+		}
+		return r != nil
+	})
+	c, ran := &capture{e: e, run: r, busy: true}, make(chan struct{})
+	c.hurry(prioDying)
+	c.next(prioLive, time.Now().Add(time.Hour), func(context.Context) { close(ran) })
+	select {
+	case <-ran:
+	case <-time.After(20 * time.Second):
+		t.Error("the next step waits")
+	}
 }
