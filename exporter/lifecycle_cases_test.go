@@ -234,6 +234,9 @@ func TestSweepOfTheNextRun(t *testing.T) {
 	if err := e.Sweep(t.Context(), "all"); err != nil {
 		t.Fatal(err)
 	}
+	for _, rec := range w.records() {
+		t.Errorf("a snapshot of restart %d: log %q", rec.Container.RestartCount, w.text(rec))
+	}
 	c.Exit()
 	c.Restart()
 	pod.Status.ContainerStatuses[0].State = crashed(c.ID(0), end, end)
