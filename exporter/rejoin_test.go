@@ -29,6 +29,13 @@ func (a *absent) Put(ctx context.Context, key string, body io.ReadSeeker) error 
 	return a.Bucket.Put(ctx, key, body)
 }
 
+func (a *absent) Replace(ctx context.Context, key string, body io.ReadSeeker, old sink.Object) error {
+	if a.away.Load() {
+		return refusal(0, "", 0)
+	}
+	return a.Bucket.(sink.Replacer).Replace(ctx, key, body, old)
+}
+
 func (a *absent) Open(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
 	if a.away.Load() {
 		return nil, refusal(0, "", 0)
