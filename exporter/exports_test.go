@@ -219,8 +219,7 @@ func TestUndecidedGoesOn(t *testing.T) {
 	w.begin(func(e *Exporter) { e.segmentEvery = 20 * time.Millisecond }, failed)
 	w.until("a stream", func() bool { return len(w.kube.Requests("follow=true")) > 0 })
 	c.Print(pod.Status.ContainerStatuses[0].State.Running.StartedAt.Add(time.Second), "one\n")
-	w.until("the stream's lines", func() bool { return c.Following() > 0 })
-	<-time.After(100 * time.Millisecond)
+	w.until("the stream's lines", w.drafted)
 	w.stop()
 	if got := w.archived(); got != "" {
 		t.Errorf("archived %s", got)

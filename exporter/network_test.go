@@ -177,7 +177,7 @@ func TestFaultSlowLine(t *testing.T) {
 		s.fill(1)
 		<-time.After(200 * time.Millisecond)
 	}
-	s.drained(20 * time.Second)
+	s.drained(2 * time.Minute)
 	s.check(s.n + 1)
 	once(t, server)
 	if s.metric("upload_errors_total") == 0 {
