@@ -230,9 +230,7 @@ func (e *Exporter) foundSince(ctx context.Context, r *run, from time.Time) bool 
 func (e *Exporter) found(ctx context.Context, r *run) (string, error) {
 	key := e.keyOf(r)
 	for key.Date = range e.daysSinceKnown() {
-		for _, b := range []interface {
-			Stat(context.Context, string) (sink.Object, error)
-		}{e.spool, e.bucket} {
+		for _, b := range []sink.Bucket{e.spool, e.bucket} {
 			switch _, err := b.Stat(ctx, key.Record()); {
 			case err == nil:
 				return key.Record(), nil
@@ -259,16 +257,23 @@ func (e *Exporter) foundCount(ctx context.Context, r *run) bool {
 				if err != nil {
 					return false
 				}
-				if k, kind, _, _, err := bundle.ParseKey(o.Key); err != nil || kind != bundle.KindRecord || !k.Snapshot.IsZero() {
-					continue
-				}
-				if rec, err := e.loadStored(ctx, o.Key); err == nil && rec.State.FinishedAt != nil && rec.State.FinishedAt.After(since) {
+				if e.endedAfter(ctx, o.Key, since) {
 					return true
 				}
 			}
 		}
 	}
 	return false
+}
+
+// endedAfter says whether a key is that of a readable record of an end, after a time.
+func (e *Exporter) endedAfter(ctx context.Context, key string, t time.Time) bool {
+	k, kind, _, _, err := bundle.ParseKey(key)
+	if err != nil || kind != bundle.KindRecord || !k.Snapshot.IsZero() {
+		return false
+	}
+	rec, err := e.loadStored(ctx, key)
+	return err == nil && rec.State.FinishedAt != nil && rec.State.FinishedAt.After(t)
 }
 
 // daysSinceKnown are the days on which a run may have ended that was in the ledger of an earlier process, or came

@@ -316,9 +316,7 @@ func TestArchivedAndNotSeen(t *testing.T) {
 			}
 			w.synced(use)
 			<-time.After(time.Second)
-			if tt.away {
-				store.away.Store(false)
-			}
+			store.away.Store(false)
 			w.until("the records of 4 runs", func() bool { return len(finals(w.records())) >= 4 })
 			<-time.After(time.Second)
 			if all := finals(w.records()); len(all) != 4 {

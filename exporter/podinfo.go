@@ -42,7 +42,7 @@ func infoOf(pod *corev1.Pod) *podInfo {
 	if static := pod.Annotations[corev1.MirrorPodAnnotationKey]; bundle.IsUID(static) {
 		p.mirrors(types.UID(static))
 	}
-	p.restartsAll = slices.ContainsFunc(slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers), restartsAll)
+	p.restartsAll = slices.ContainsFunc(pod.Spec.InitContainers, restartsAll) || slices.ContainsFunc(pod.Spec.Containers, restartsAll)
 	p.loose = metav1.GetControllerOf(pod) == nil
 	for _, o := range pod.OwnerReferences {
 		owner := bundle.Owner{APIVersion: shared(o.APIVersion), Kind: shared(o.Kind), Name: shared(o.Name), UID: shared(string(o.UID))}

@@ -84,9 +84,7 @@ func TestTrapEmptyStreams(t *testing.T) {
 		empty[1+i] = kubetest.EndAfter(0, "")
 	}
 	w.kube.NextLogs(empty...)
-	now := metav1.Now()
-	pod.DeletionTimestamp = &now
-	w.kube.SetPod(pod)
+	w.dies(pod)
 	w.until("most streams to be cut", func() bool { return w.kube.Traps() < 10 })
 	at := time.Now()
 	c.Print(at, "last\n")
@@ -116,9 +114,7 @@ func TestTrapCutAfterTheExit(t *testing.T) {
 			c.Remove()
 		}
 	})
-	now := metav1.Now()
-	pod.DeletionTimestamp = &now
-	w.kube.SetPod(pod)
+	w.dies(pod)
 	w.run(nil)
 	w.until("the stream and the word", func() bool { return len(w.kube.Requests("follow=true")) > 1 })
 	exit(pod, 0)
@@ -161,9 +157,7 @@ func TestTrapLateAnswer(t *testing.T) {
 					answer(w, pod, rw, r)
 				}
 			})
-			now := metav1.Now()
-			pod.DeletionTimestamp = &now
-			w.kube.SetPod(pod)
+			w.dies(pod)
 			rec := w.await(1)[0]
 			if rec.Verdict.Complete && !strings.HasSuffix(w.text(rec), " last\n") {
 				t.Errorf("complete, and the log is %q: %+v", w.text(rec), rec.Verdict)
@@ -294,9 +288,7 @@ func TestTrapSlowRuntime(t *testing.T) {
 	})
 	e := w.start(nil)
 	w.until("the exporter to be ready", func() bool { return e.Ready() == nil })
-	now := metav1.Now()
-	pod.DeletionTimestamp = &now
-	w.kube.SetPod(pod)
+	w.dies(pod)
 	w.until("the container to be removed", removed.Load)
 	exit(pod, 0)
 	w.kube.SetPod(pod)
@@ -344,9 +336,7 @@ func TestTrapStreamsEndForAWhile(t *testing.T) {
 			})
 			e := w.run(change)
 			w.until("the first line to be seen", func() bool { return len(w.kube.Requests("limitBytes=")) > 0 && e.Ready() == nil })
-			now := metav1.Now()
-			pod.DeletionTimestamp = &now
-			w.kube.SetPod(pod)
+			w.dies(pod)
 			streams := func() int { return len(w.kube.Requests("follow=true")) }
 			w.until("the streams to end", func() bool { n := streams(); <-time.After(200 * time.Millisecond); return n > 0 && n == streams() })
 			blind.Store(false)

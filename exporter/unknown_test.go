@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/kubelogexporter/kubelogexporter/exporter/kubetest"
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
 
@@ -88,9 +89,7 @@ func TestEndOfAQuietRun(t *testing.T) {
 				w.kube.DeletePod(pod.Namespace, pod.Name)
 				c.Exit()
 			} else {
-				now := metav1.Now()
-				pod.DeletionTimestamp = &now
-				w.kube.SetPod(pod)
+				w.dies(pod)
 				w.until("a stream", func() bool { return c.Following() > 0 })
 				c.Exit()
 			}
@@ -128,9 +127,7 @@ func TestEndToldAfterMidnight(t *testing.T) {
 			e := w.begin(func(e *Exporter) { e.statusWait = 300 * time.Millisecond }, use)
 			w.until("the exporter to be ready", func() bool { return e.Ready() == nil })
 			store.away.Store(away)
-			now := metav1.Now()
-			pod.DeletionTimestamp = &now
-			w.kube.SetPod(pod)
+			w.dies(pod)
 			w.until("a stream", func() bool { return c.Following() > 0 })
 			c.Exit()
 			w.until("it is captured", func() bool { return strings.Contains(w.said(), "msg=captured") })
@@ -140,9 +137,7 @@ func TestEndToldAfterMidnight(t *testing.T) {
 			w.stop()
 			w.synced(use)
 			<-time.After(time.Second)
-			if away {
-				store.away.Store(false)
-			}
+			store.away.Store(false)
 			w.until("a record", func() bool { return len(finals(w.records())) > 0 })
 			<-time.After(500 * time.Millisecond)
 			if n := len(finals(w.records())); n != 1 {
@@ -169,16 +164,23 @@ func TestEndBeforeTheLastLine(t *testing.T) {
 	}
 }
 
+// knownBefore makes a pod whose run is in the ledger of a process that has ended.
+func (w *world) knownBefore(name string) (*corev1.Pod, *kubetest.Container) {
+	w.t.Helper()
+	pod, c := w.pod(name)
+	w.kube.SetPod(pod)
+	e := w.start(nil)
+	w.until("the run to be known", func() bool { return e.Ready() == nil && len(w.kube.Requests("limitBytes")) > 0 })
+	w.stop()
+	return pod, c
+}
+
 // An earlier process has recorded a run whose end nobody told, and was killed while it read more of it. The next one
 // starts on another day.
 func TestEndNoticedByAnEarlierProcess(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	pod, c := w.pod("twice")
-	w.kube.SetPod(pod)
-	e := w.start(nil)
-	w.until("the run to be known", func() bool { return e.Ready() == nil && len(w.kube.Requests("limitBytes")) > 0 })
-	w.stop()
+	pod, c := w.knownBefore("twice")
 	then := time.Now().AddDate(0, 0, -2)
 	text := lines(then, 5)
 	w.partial(pod, c, then.Add(time.Millisecond), lines(then, 2))
@@ -201,11 +203,7 @@ func TestEndNoticedByAnEarlierProcess(t *testing.T) {
 func TestEndOfADamagedRecord(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	pod, c := w.pod("twice")
-	w.kube.SetPod(pod)
-	e := w.start(nil)
-	w.until("the run to be known", func() bool { return e.Ready() == nil && len(w.kube.Requests("limitBytes")) > 0 })
-	w.stop()
+	pod, c := w.knownBefore("twice")
 	rec := aboutPod(pod, c)
 	now := time.Now().UTC()
 	rec.State = bundle.State{FinishedAt: &now}
