@@ -167,8 +167,9 @@ func (c *capture) proveQuiet() {
 
 // ended takes up a run whose end became known while it was streamed or polled.
 func (c *capture) ended(ctx context.Context) {
-	silent := c.log != nil && c.log.Bytes() == 0 && !c.resumed && c.run.now().restartable()
-	if !c.had() || silent { // a further read cannot be compared with nothing, and may be the successor's
+	m := c.run.now()
+	silent := c.log != nil && c.log.Bytes() == 0 && !c.resumed && m.restartable()
+	if !c.had() || silent || c.foreign(m) { // a further read cannot be compared with it, and may be the successor's
 		c.reset()
 	}
 	if !c.served {

@@ -323,3 +323,38 @@ func TestStatusLateOfASilentRun(t *testing.T) {
 		}
 	}
 }
+
+// A stream is opened for a run that one or two others have followed already, and brings the log of the last of them.
+func TestStatusLateUnderItsFirstStream(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct{ restarts int }{"once": {1}, "twice": {2}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			pod, c := w.pod("late")
+			start := time.Now().Truncate(time.Second).Add(-20 * time.Second)
+			pod.Status.ContainerStatuses[0].State.Running.StartedAt = metav1.NewTime(start)
+			w.kube.SetPod(pod)
+			c.Print(start.Add(time.Second), firstWords)
+			for n := range tt.restarts {
+				at := metav1.NewTime(start.Add(time.Duration(n+1) * 4 * time.Second))
+				c.Exit()
+				c.Restart()
+				c.Print(at.Add(2*time.Second), "another's\n")
+				exit(pod, 1)
+				pod.Status.ContainerStatuses[0].State.Terminated.FinishedAt = at
+				restart(pod, c)
+				pod.Status.ContainerStatuses[0].State.Running.StartedAt = at
+			}
+			w.start(live)
+			w.until("a stream", func() bool { return c.Following() > 0 })
+			w.kube.SetPod(pod)
+			w.until("the run's record", func() bool { return len(finals(w.records())) > 0 })
+			for _, rec := range w.records() {
+				if got := w.text(rec); rec.Container.RestartCount == 0 && (got != "" || tt.restarts == 1) && !strings.HasSuffix(got, firstWords) {
+					t.Errorf("log %q, running %v, verdict %+v, reads %+v", got, rec.State.Running, rec.Verdict, rec.Capture.Reads)
+				}
+			}
+		})
+	}
+}

@@ -212,11 +212,14 @@ func (c *capture) over(ctx context.Context) {
 	case c.e.once:
 		c.ended(ctx)
 		return
-	case c.run.release():
-		c.leave()
-		c.sweeping.Store(false)
-		c.e.captures.end()
-		return
+	}
+	if !c.run.handedOut() {
+		c.leave() // before the run is given back: its next capture takes that up
+		if c.run.release() {
+			c.sweeping.Store(false)
+			c.e.captures.end()
+			return
+		}
 	}
 	c.failed = nil // it has its own record to come
 	c.sweeping.Store(false)

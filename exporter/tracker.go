@@ -351,6 +351,13 @@ func (t *tracker) running() []*run {
 	return runs
 }
 
+// handedOut says whether the run was handed to work.
+func (r *run) handedOut() bool {
+	r.tracker.mu.Lock()
+	defer r.tracker.mu.Unlock()
+	return r.begun
+}
+
 // release gives a run back that was only looked at, and says whether that is all. It is not if the run
 // was handed to work meanwhile: then the capture goes on.
 func (r *run) release() bool {

@@ -166,21 +166,34 @@ func (c *capture) surely(ctx context.Context) bool {
 // the kubelet's naming of the container, the name of its files or stamps can vouch for the bytes: a log that
 // begins before the second in which this run ended, or before the pod was made that has the name now, cannot
 // be its successor's. Without such a move stamps say nothing: a busy runtime stamps a line some seconds after
-// its container's end.
+// its container's end. A stream was opened before the status told of the move, but maybe after it, and then
+// the log begins later than that.
 func (c *capture) foreign(m moment) bool {
 	if c.log == nil || c.log.Bytes() == 0 || c.own || c.node != nil {
 		return false
 	}
 	first := c.log.First()
 	from := func(t time.Time) bool { return t.IsZero() || first.IsZero() || !first.Before(t) }
-	var end time.Time
-	if m.term != nil {
-		end = m.term.FinishedAt.Time
-	}
+	end := m.overAt(c.run)
 	if errors.Is(c.podError(), errOtherPod) && from(end) && from(c.otherSince()) {
 		return true
 	}
-	return (!c.followed || c.late) && !m.podGone && c.asked != m.slot && from(end)
+	streamed := c.followed && !c.late && (end.IsZero() || !first.After(end.Add(time.Second)))
+	return !streamed && !m.podGone && c.asked != m.slot && from(end)
+}
+
+// overAt returns a time in whole seconds at which a run had ended, zero if none is known: if its end was never shown, the
+// start of a later one.
+func (m moment) overAt(r *run) (at time.Time) {
+	if m.term != nil {
+		return m.term.FinishedAt.Time
+	}
+	for _, v := range m.pod.runs {
+		if v.id.container == r.id.container && v.restart > r.restart && (at.IsZero() || v.startedAt.Before(at)) {
+			at = v.startedAt
+		}
+	}
+	return at
 }
 
 // otherSince returns a time before which the pod that has the name now cannot have written anything; zero if
