@@ -4,11 +4,13 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"path"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/kubelogexporter/kubelogexporter/exporter/config"
 	"github.com/kubelogexporter/kubelogexporter/sink/archive"
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
@@ -19,8 +21,9 @@ type queryFlags struct {
 	namespaces       []string
 	all              bool
 	container        string
-	since            time.Duration
+	since            config.Duration
 	sinceTime, until string
+	patterns         bool // a pattern is taken in place of a pod
 }
 
 func (q *queryFlags) register(a *app, cmd *cobra.Command) {
@@ -29,7 +32,8 @@ func (q *queryFlags) register(a *app, cmd *cobra.Command) {
 	f.StringSliceVarP(&q.namespaces, "namespace", "n", nil, "namespace(s) (default: all)")
 	f.BoolVarP(&q.all, "all-namespaces", "A", true, "all namespaces")
 	f.StringVarP(&q.container, "container", "c", "", "`name` of the container")
-	f.DurationVar(&q.since, "since", 0, "only what is newer than this `duration`, such as 2h")
+	f.Var(&q.since, "since", "only what is newer than this `duration`, such as 2h or 7d")
+	f.Lookup("since").DefValue = "" // there is none
 	f.StringVar(&q.sinceTime, "since-time", "", "only what is not older than this RFC 3339 `time`")
 	cmd.MarkFlagsMutuallyExclusive("since", "since-time")
 	cmd.MarkFlagsMutuallyExclusive("namespace", "all-namespaces")
@@ -40,11 +44,8 @@ func (q *queryFlags) register(a *app, cmd *cobra.Command) {
 
 // start returns the time that --since or --since-time names, zero for neither.
 func (q *queryFlags) start(now time.Time) (time.Time, error) {
-	if q.since < 0 {
-		return time.Time{}, usagef("--since: %s is negative", q.since)
-	}
 	if q.since > 0 {
-		return now.Add(-q.since), nil
+		return now.Add(-time.Duration(q.since)), nil
 	}
 	return parseTime("--since-time", q.sinceTime)
 }
@@ -60,7 +61,7 @@ func parseTime(flag, text string) (time.Time, error) {
 	return t, nil
 }
 
-// pod enters what the argument POD or NAMESPACE/POD says.
+// pod enters what the argument POD or NAMESPACE/POD says, or PATTERN in place of POD.
 func (q *queryFlags) pod(arg string, into *archive.Query) error {
 	namespace, pod, ok := strings.Cut(arg, "/")
 	if !ok {
@@ -72,7 +73,9 @@ func (q *queryFlags) pod(arg string, into *archive.Query) error {
 	case namespace == "pod" || namespace == "pods" || namespace == "po":
 		namespace = "" // kubectl's TYPE/NAME
 	}
-	into.Pod = pod
+	if into.Pod = pod; q.patterns && strings.ContainsAny(pod, `*?[\`) {
+		into.Pod, into.PodPattern = "", pod
+	}
 	if namespace != "" {
 		if len(into.Namespaces) > 0 && (len(into.Namespaces) > 1 || into.Namespaces[0] != namespace) {
 			return usagef("%q and --namespace name different namespaces", arg)
@@ -96,6 +99,9 @@ func (q *queryFlags) build(args []string, now time.Time) (archive.Query, error) 
 		if err := q.pod(args[0], &query); err != nil {
 			return query, err
 		}
+	}
+	if _, err := path.Match(query.PodPattern, ""); err != nil {
+		return query, usagef("%q is no pattern: a \"[\" is not closed, or a range is not whole", query.PodPattern)
 	}
 	return query, checkNames(query)
 }
@@ -124,13 +130,14 @@ type listCommand struct {
 }
 
 func newListCommand(a *app) *cobra.Command {
-	l := &listCommand{a: a}
+	l := &listCommand{a: a, query: queryFlags{patterns: true}}
 	cmd := &cobra.Command{
-		Use:     "ls [[NAMESPACE/]POD]",
+		Use:     "ls [[NAMESPACE/]POD|PATTERN]",
 		Aliases: []string{"list"},
 		Short:   "List the container runs in the archive",
 		Long: `List the container runs in the archive, those that ended first first. Only the
-archive is read; no cluster is needed.
+archive is read; no cluster is needed. A PATTERN selects pods by their names, with
+*, ?, [a-z] and [^a-z], as in a configuration.
 
 The verdict says how much of the log was saved:
   complete        all of it, and there is proof
@@ -140,6 +147,7 @@ The verdict says how much of the log was saved:
 		Example: a.examples(`
   {} ls
   {} ls -n shop --since 2h
+  {} ls 'shop/cart-*' --since 7d
   {} ls shop/cart-7c5d -o wide
   {} ls -o json | jq '.items[] | select(.verdict.complete | not)'`),
 		Args:              argCount(0, 1, "at most one pod"),

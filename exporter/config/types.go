@@ -38,6 +38,19 @@ func (d Duration) String() string {
 	return s
 }
 
+// Set makes d what text says. With Type it makes a Duration the value of a flag.
+func (d *Duration) Set(text string) error {
+	v, m := parseDuration(text)
+	if m != nil {
+		return fmt.Errorf("%s; allowed: %s", m.text, m.allowed)
+	}
+	*d = v
+	return nil
+}
+
+// Type names what Set takes.
+func (*Duration) Type() string { return "duration" }
+
 // mistake says what is wrong with a value.
 type mistake struct {
 	text, allowed, hint string

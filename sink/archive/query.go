@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"iter"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -19,6 +20,7 @@ type Query struct {
 	Cluster    string
 	Namespaces []string
 	Pod        string // the exact name
+	PodPattern string // for the name, as path.Match takes it
 	UID        string // of the pod
 	Container  string
 	Restart    *int32
@@ -101,12 +103,19 @@ func (q Query) hasDay(date string) bool {
 }
 
 func (q Query) hasKey(k bundle.RunKey) bool {
-	return (q.Pod == "" || k.Pod == q.Pod) && (q.UID == "" || k.UID == q.UID) &&
+	fits := q.PodPattern == ""
+	if !fits {
+		fits, _ = path.Match(q.PodPattern, k.Pod) // check has seen that it is a pattern
+	}
+	return fits && (q.Pod == "" || k.Pod == q.Pod) && (q.UID == "" || k.UID == q.UID) &&
 		(q.Container == "" || k.Container == q.Container) && (q.Restart == nil || k.Restart == *q.Restart)
 }
 
 // check refuses names that cannot be names, before they become part of a prefix.
 func (q Query) check() error {
+	if _, err := path.Match(q.PodPattern, ""); err != nil {
+		return fmt.Errorf("query archive: pod pattern %q: %w", q.PodPattern, err)
+	}
 	names := q.Namespaces
 	if len(names) == 0 {
 		names = []string{""}
@@ -223,12 +232,16 @@ func sameRun(k bundle.RunKey) runHash {
 }
 
 // podsOf yields the records of one pod and day at a time. A query for one pod asks for its folder on
-// each day; any other lists whole days.
+// each day; any other lists whole days, or what of them begins as its pattern does.
 func (a *Archive) podsOf(ctx context.Context, q Query, ns namespace, days []string) iter.Seq2[[]Run, error] {
 	if q.Pod == "" {
+		begins := q.PodPattern
+		if i := strings.IndexAny(begins, `*?[\`); i >= 0 {
+			begins = begins[:i]
+		}
 		return func(yield func([]Run, error) bool) {
 			for _, day := range days {
-				for pod, err := range byPod(a.list(ctx, q, bundle.DayPrefix(ns.cluster, ns.name, day))) {
+				for pod, err := range byPod(a.list(ctx, q, bundle.DayPrefix(ns.cluster, ns.name, day)+begins)) {
 					if !yield(pod, err) || err != nil {
 						return
 					}
