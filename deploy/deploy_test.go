@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -38,7 +39,7 @@ func objects(t *testing.T) []runtime.Object {
 	files = append(files, below...)
 	var all []runtime.Object
 	for _, file := range files {
-		if dir := filepath.Dir(file); filepath.Base(file) == "kustomization.yaml" || dir == "examples" || file == "config-file/config.yaml" { // these are configurations
+		if dir := filepath.Dir(file); filepath.Base(file) == "kustomization.yaml" || dir == "examples" || file == "config-file/config.yaml" || dir == "prometheus" { // these are configurations, and of no kind of Kubernetes' own
 			continue
 		}
 		data, err := os.ReadFile(file)
@@ -167,8 +168,53 @@ func TestSpoolFitsItsVolume(t *testing.T) {
 			t.Errorf("the spool may grow to 512Mi below %s, its volume to %s", bound.String(), limit.String())
 		}
 	}
-	if len(pods) != 2 {
-		t.Errorf("%d pods in the manifests", len(pods))
+	claims := 0
+	for _, obj := range objects(t) {
+		if claim, ok := obj.(*corev1.PersistentVolumeClaim); ok {
+			claims++
+			if size := claim.Spec.Resources.Requests[corev1.ResourceStorage]; size.Cmp(*pods[0].Volumes[0].EmptyDir.SizeLimit) < 0 {
+				t.Errorf("a claim of %s", size.String())
+			}
+		}
+	}
+	if len(pods) != 2 || claims != 1 {
+		t.Errorf("%d pods and %d claims in the manifests", len(pods), claims)
+	}
+}
+
+// METRICS.md names the alerts that are shipped, and all of them are.
+func TestAlerts(t *testing.T) {
+	data, err := os.ReadFile("prometheus/rules.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rules struct {
+		Spec struct {
+			Groups []struct {
+				Rules []struct{ Alert, Expr string } `json:"rules"`
+			} `json:"groups"`
+		} `json:"spec"`
+	}
+	if err := yaml.Unmarshal(data, &rules); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile("METRICS.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(text), "## Worth an alert\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	var documented, shipped []string
+	for _, m := range regexp.MustCompile("(?m)^\\| `([^`]+)`").FindAllStringSubmatch(section, -1) {
+		documented = append(documented, m[1])
+	}
+	for _, group := range rules.Spec.Groups {
+		for _, rule := range group.Rules {
+			shipped = append(shipped, rule.Expr)
+		}
+	}
+	if !slices.Equal(documented, shipped) || len(shipped) == 0 {
+		t.Errorf("documented:\n%s\nshipped:\n%s", strings.Join(documented, "\n"), strings.Join(shipped, "\n"))
 	}
 }
 

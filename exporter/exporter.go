@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -48,8 +49,8 @@ type Options struct {
 	// Exports say which of these are captured and how. Empty means one that takes all of them, with
 	// Compression and Capture.
 	Exports []Export
-	// Only leaves the runs of all exports but this one alone; empty means none. Then Export keeps to windows,
-	// also to this one's, and otherwise it does not.
+	// Only, if it is not empty, names the one export whose runs are captured. Then Export keeps to its windows, and
+	// otherwise to none.
 	Only        string
 	Compression bundle.Compression
 	Capture     Capture
@@ -71,12 +72,13 @@ type Options struct {
 	// Archived is told of each record of an ended run that this exporter has stored, with its JSON. It must
 	// return at once. Nil tells nobody.
 	Archived func(key string, record []byte)
-	// Uploads bounds the objects on their way to the bucket; 0 means the default.
+	// Uploads bounds the captures that are uploaded at a time, without the large ones, which have a quarter as many
+	// places beside; 0 means the default.
 	Uploads int
 	// SpoolMaxBytes bounds the spool, 0 is no limit; SpoolMinFree is what is left free on its file system, 0
 	// means 64 MiB. A spool that is full keeps what it has; logs stay at their source as long as they can.
 	SpoolMaxBytes, SpoolMinFree int64
-	// Grace is how long Run goes on after its context ended, to finish what is open.
+	// Grace is how long Run goes on after its context ended, to finish what is open; 0 means 20 s.
 	Grace   time.Duration
 	Version string
 	Log     *slog.Logger
@@ -170,7 +172,7 @@ type Exporter struct {
 	captures                 inFlight                // begun and not finished
 	scoped                   atomic.Pointer[exports] // those for which it was found out what to watch
 	recalled                 atomic.Bool             // the ledger has been read
-	barred                   atomic.Bool             // some of that cannot be watched yet
+	barred                   atomic.Bool             // some namespaces that the exports name cannot be watched yet
 	replaced                 chan struct{}           // has room for one word that the exports are others
 	syncing                  inFlight                // informers that have not seen every pod yet
 }
@@ -248,8 +250,8 @@ func clients(base *rest.Config, userAgent string, r *reach) (objects, logs *kube
 		return nil, nil, fmt.Errorf("make Kubernetes client: %w", err)
 	}
 	l := rest.CopyConfig(c)
-	l.UserAgent = userAgent + " logs" // client-go shares the transport of equal configurations
-	l.Dial = newDialer()
+	l.UserAgent = userAgent + " logs"
+	l.Dial = (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext // so that it has a transport of its own
 	if logs, err = kubernetes.NewForConfig(l); err != nil {
 		return nil, nil, fmt.Errorf("make Kubernetes client: %w", err)
 	}

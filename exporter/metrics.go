@@ -54,7 +54,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		verdicts: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: ns, Name: "captures_total",
 			Help: "Captures committed to the spool, by the worst state of head, middle and tail, and its cause."}, []string{"verdict", "cause"}),
 		read: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: ns, Name: "log_read_bytes_total",
-			Help: "Bytes of log bodies read from the API server, by method."}, []string{"method"}),
+			Help: "Bytes of log bodies read, by method: node from the kubelets' own files, all others through the API server."}, []string{"method"}),
 		uploadErrors: prometheus.NewCounter(prometheus.CounterOpts{Namespace: ns, Name: "upload_errors_total",
 			Help: "Uploads that failed and will be tried again."}),
 		lag: prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: ns, Name: "archive_lag_seconds",
@@ -64,6 +64,12 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	m.redactions = prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: ns, Name: "redactions_total",
 		Help: "Secrets that were replaced in logs on their way to the spool, by the rule that found them."}, []string{"rule"})
 	m.shipping(ns)
+	for _, cause := range bundle.Causes() {
+		m.verdicts.WithLabelValues(string(bundle.Lost), string(cause)) // so that an increase from 0 can be seen
+	}
+	for _, kind := range []string{"record", "log", "unfinished"} {
+		m.setAside.WithLabelValues(kind)
+	}
 	if reg != nil {
 		reg.MustRegister(m.held, m.concurrency, m.refused, m.mismatches, m.setAside, m.spoolFull, m.direct, m.redactions)
 		reg.MustRegister(m.observed, m.open, m.pending, m.archived, m.snapshots, m.unselected, m.selectionErrors, m.already, m.verdicts, m.read, m.uploadErrors, m.lag)

@@ -19,6 +19,7 @@ import (
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
+	"github.com/minio/minio-go/v7/pkg/s3utils"
 )
 
 // S3Options say where a bucket is and who we are there.
@@ -69,8 +70,8 @@ func OpenS3(_ context.Context, o S3Options) (*S3, error) {
 	var problems []error
 	host, secure, err := parseEndpoint(o.Endpoint)
 	problems = append(problems, err)
-	if !validBucket(o.Bucket) {
-		problems = append(problems, fmt.Errorf("bucket %q: a name has 3 to 63 lower-case letters, digits, dots and hyphens", o.Bucket))
+	if !ValidBucket(o.Bucket) {
+		problems = append(problems, fmt.Errorf("bucket %q: a name has 3 to 63 lower-case letters, digits, dots and hyphens, with a letter or a digit at both ends", o.Bucket))
 	}
 	if o.Prefix != "" {
 		if err := CheckKey(o.Prefix); err != nil {
@@ -130,17 +131,8 @@ func parseEndpoint(endpoint string) (host string, secure bool, err error) {
 	return u.Host, u.Scheme == "https", nil
 }
 
-func validBucket(name string) bool {
-	if len(name) < 3 || len(name) > 63 {
-		return false
-	}
-	for _, c := range name {
-		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '.' && c != '-' {
-			return false
-		}
-	}
-	return !strings.Contains(name, "..") && name[0] != '-' && name[0] != '.'
-}
+// ValidBucket says whether a store can have a bucket of this name.
+func ValidBucket(name string) bool { return s3utils.CheckValidBucketNameStrict(name) == nil }
 
 func newTransport(secure bool, caFile string) (*http.Transport, error) {
 	t, err := minio.DefaultTransport(secure)

@@ -134,14 +134,13 @@ func (c *control) reload() error {
 	if keys := restarts(c.settings.config, f); len(keys) > 0 {
 		c.log.Warn("some of what has changed in the configuration file takes effect at the next start", "file", c.settings.file, "keys", strings.Join(keys, " "))
 	}
-	c.settings.config = f
 	c.loaded.Set(1)
 	c.last.SetToCurrentTime()
 	c.log.Info("took over the configuration file", "file", c.settings.file, "exports", len(list))
 	return nil
 }
 
-// restarts lists the sections that have changed and that a running program does not take over.
+// restarts lists the sections that are others than at the start and that a running program does not take over.
 func restarts(old, now *config.Config) (keys []string) {
 	for key, same := range map[string]bool{
 		"cluster": old.Cluster == now.Cluster, "kubernetes": old.Kubernetes == now.Kubernetes,

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -52,7 +54,8 @@ func TestMountIsExchanged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	log := slog.New(slog.DiscardHandler)
+	var said bytes.Buffer
+	log := slog.New(slog.NewTextHandler(&said, nil))
 	o := exporter.Options{Kube: kubetest.New(t).Config(), Bucket: bucket, Spool: t.TempDir(), Cluster: "test", Log: log}
 	if err := s.options(&o); err != nil {
 		t.Fatal(err)
@@ -71,7 +74,8 @@ func TestMountIsExchanged(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); c.run(ctx) }()
-	defer func() { cancel(); <-done }()
+	stop := func() { cancel(); <-done }
+	defer stop()
 	until := func(export string, successful float64) {
 		t.Helper()
 		var loaded float64
@@ -98,4 +102,16 @@ func TestMountIsExchanged(t *testing.T) {
 	until("second", 0)
 	exchange("[{name: fourth}]")
 	until("fourth", 1)
+
+	// What takes effect at the next start is told for as long as it is other than at the last one.
+	for _, name := range []string{"fifth", "sixth"} {
+		exchange("[{name: " + name + "}]\nlimits: {reads: 5}")
+		until(name, 1)
+	}
+	exchange("[{name: seventh}]")
+	until("seventh", 1)
+	stop()
+	if n := strings.Count(said.String(), "takes effect at the next start"); n != 2 {
+		t.Errorf("told %d times, not twice:\n%s", n, said.String())
+	}
 }

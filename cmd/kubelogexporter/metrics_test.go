@@ -128,7 +128,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 func TestDocumentsNameMetrics(t *testing.T) {
 	_, names := metricsTable(t, everyMetric(t))
 	named := 0
-	for _, doc := range []string{"../../README.md", "../../ARCHITECTURE.md", "../../deploy/README.md", metricsFile} {
+	for _, doc := range []string{"../../README.md", "../../ARCHITECTURE.md", "../../deploy/README.md", "../../deploy/prometheus/rules.yaml", metricsFile} {
 		text, err := os.ReadFile(doc)
 		if err != nil {
 			t.Fatal(err)

@@ -164,7 +164,7 @@ func (r *runCommand) run(cmd *cobra.Command, _ []string) error {
 	if err != nil {
 		return err
 	}
-	o.Namespaces, o.Grace = r.kube.namespaces, r.grace
+	o.Namespaces, o.Grace = r.kube.namespaces, cmp.Or(r.grace, 1) // 0 would be the default
 	r.policy.apply(&o)
 	if r.settings != nil {
 		if err := r.settings.options(&o); err != nil {

@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	bucketRule = "3 to 63 lower-case letters, digits, dots and hyphens"
+	bucketRule = "3 to 63 lower-case letters, digits, dots and hyphens, with a letter or a digit at both ends"
 	nameRule   = "lower-case letters, digits and \"-\", at most 63, beginning and ending with a letter or digit"
 )
 
@@ -82,8 +82,7 @@ func checkName(text string) *mistake {
 }
 
 func checkBucket(text string) *mistake {
-	ok := regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{2,62}$`).MatchString(text) && !strings.Contains(text, "..")
-	if ok {
+	if sink.ValidBucket(text) {
 		return nil
 	}
 	m := &mistake{text: fmt.Sprintf("%q is no name for a bucket", text), allowed: bucketRule}

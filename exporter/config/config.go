@@ -96,18 +96,18 @@ type ObjectLock struct {
 type Spool struct {
 	Path    string `key:"path" env:"yes" flag:"spool" example:"/spool" doc:"A directory. Without it one in a directory sink, else one in the user's cache directory."`
 	MaxSize Size   `key:"maxSize" flag:"spool-max-size" min:"16Mi" zero:"yes" default:"0" example:"4Gi" doc:"How large it may grow; 0 is no limit but the room on its file system. On an emptyDir it must be below sizeLimit, or the kubelet evicts the pod when the storage is away for long, and the spool is lost."`
-	MinFree Size   `key:"minFree" default:"0" example:"256Mi" doc:"How much room is left free on its file system; 0 is the program's own default."`
+	MinFree Size   `key:"minFree" default:"0" example:"256Mi" doc:"How much room is left free on its file system; 0 means 64Mi."`
 }
 
 // Limits bound what is done at a time.
 type Limits struct {
-	Follows        int      `key:"follows" min:"1" max:"100000" default:"2048" doc:"Streams of pods that are being deleted."`
+	Follows        int      `key:"follows" min:"1" max:"100000" default:"2048" doc:"Streams of pods that are being deleted. Of one node there are 96 at most, those of running containers included."`
 	Reads          int      `key:"reads" min:"1" max:"100000" default:"64" doc:"Reads of logs of containers that have ended."`
 	LiveFollows    int      `key:"liveFollows" min:"1" max:"1000000" default:"4096" doc:"Streams of running containers on all nodes together."`
 	FollowsPerNode int      `key:"followsPerNode" flag:"follows-per-node" min:"1" max:"10000" default:"32" doc:"Streams of running containers on one node; each takes one inotify instance there. Logs beyond are read every few seconds."`
 	ReadRate       Size     `key:"readRate" flag:"read-rate" min:"64Ki" zero:"yes" default:"0" example:"50Mi" doc:"Bytes of log per second to read at most; 0 is no limit. Logs that vanish within seconds, of dying pods and of runs that may be replaced, are never held up."`
-	Uploads        int      `key:"uploads" min:"1" max:"1024" default:"16" doc:"Objects on their way to the sink."`
-	Grace          Duration `key:"grace" flag:"grace" min:"0s" max:"1d" default:"20s" doc:"How long to finish open captures after the first signal. A pod's terminationGracePeriodSeconds must be longer."`
+	Uploads        int      `key:"uploads" min:"1" max:"1024" default:"16" doc:"Captures that are uploaded at a time. Those of 1 MiB and more have a quarter as many places beside, one at least."`
+	Grace          Duration `key:"grace" flag:"grace" min:"0s" max:"1d" default:"20s" doc:"How long to finish open captures after the first signal; 0 is not at all. A pod's terminationGracePeriodSeconds must be longer."`
 }
 
 // Kubelets say what the kubelets are like.
@@ -123,7 +123,7 @@ type Kubelets struct {
 // HTTP is what the program serves.
 type HTTP struct {
 	Listen   string    `key:"listen" env:"yes" flag:"listen" check:"listen" example:":8080" doc:"An address for /metrics, /livez and /readyz. Without it nothing is served."`
-	Triggers *Triggers `key:"triggers" doc:"Opens POST /v1/exports/NAME, which starts an export, POST /v1/events, which takes events about pods, and POST /-/reload, which takes over a changed file. Without it none of them is there."`
+	Triggers *Triggers `key:"triggers" doc:"Opens POST /v1/exports/NAME, which starts an export (with ?wait it answers when that is done), POST /v1/events, which takes events about pods, and POST /-/reload, which takes over a changed file. Without it none of them is there."`
 }
 
 // Triggers are requests that start exports.

@@ -25,6 +25,8 @@ writes a file to begin with, ` + "`config explain POD --config FILE`" + ` says w
   and only there; ` + "`$$`" + ` is a "$" there. A variable that is not set is a mistake.
 - Secrets never stand in the file. They come from files that it names, or from the environment.
 - The first export whose selection matches a run decides for it. What no export selects is not read.
+- Of a file that changes under a running exporter only ` + "`exports`" + ` is taken over. All else takes effect at the next
+  start; the log names it.
 `
 
 // Reference returns the description of every key in Markdown.

@@ -14,7 +14,7 @@ func TestFormatIsDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	names := []string{string(TypeContainer), string(TypeInit), string(TypeSidecar), string(TypeEphemeral), string(Proven), string(Unproven), string(Lost), FormatVersion}
-	for _, c := range causes() {
+	for _, c := range Causes() {
 		names = append(names, string(c))
 	}
 	names = append(names, fieldNames(reflect.TypeFor[Record]())...)

@@ -38,7 +38,8 @@ type Record struct {
 	// LastLines are the last 20 lines at most, each cut to 1,024 bytes of valid UTF-8, for people who click a record in a console.
 	LastLines []string `json:"lastLines,omitempty"`
 	Capture   Capture  `json:"capture"`
-	// PodObject is the pod as last seen: without managedFields, with literal env values masked.
+	// PodObject is the pod as last seen: without managedFields and kubectl's last-applied-configuration, with literal
+	// env values masked and termination messages redacted as the log is.
 	PodObject json.RawMessage `json:"podObject,omitempty"`
 	// Events are for the pod's events. No writer fills it yet.
 	Events []json.RawMessage `json:"events,omitempty"`
@@ -230,7 +231,7 @@ type Redaction struct {
 // Read is one request for the log.
 type Read struct {
 	Time     time.Time `json:"time"`
-	Method   string    `json:"method"` // follow, get, previous, poll, closing, node, spool
+	Method   string    `json:"method"` // follow, get, previous, poll, closing, node, recount, spool
 	RawBytes int64     `json:"rawBytes"`
 	Result   string    `json:"result"` // ok, or the error
 }

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// causes are all causes of format 1.1. A reader of a later minor version may meet others.
-func causes() []Cause {
+// Causes are all causes of format 1.1. A reader of a later minor version may meet others.
+func Causes() []Cause {
 	return []Cause{
 		CauseReplacedBeforeRead, CauseUnseenRuns, CauseDeletedBeforeRead, CauseNodeLost,
 		CauseVanishedWhileDown, CauseRotated, CauseNotWitnessed, CauseTailUnproven, CauseJoinFailed,
@@ -107,7 +107,7 @@ func (v *validation) verdict(r *Record) {
 			}
 		case Unproven, Lost:
 			proven = false
-			if !slices.Contains(causes(), p.Cause) && (!v.newer || p.Cause == CauseNone) {
+			if !slices.Contains(Causes(), p.Cause) && (!v.newer || p.Cause == CauseNone) {
 				v.add("%s is %s for the unknown cause %q", p.name, p.State, p.Cause)
 			}
 		default:
