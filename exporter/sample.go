@@ -150,7 +150,8 @@ func (s *sampler) judge(ctx context.Context, k sampleKey, err error) {
 }
 
 // readBack checks a record and its log object, or one of them if there are several: a long log must
-// not occupy the sampler for hours.
+// not occupy the sampler for hours. A long run's first ones may be old enough for a rule to have removed them, and say
+// nothing.
 func (s *sampler) readBack(ctx context.Context, key string) error {
 	open := func(key string) (io.ReadCloser, error) {
 		body, err := s.bucket.Open(ctx, key, 0, -1)
@@ -175,10 +176,19 @@ func (s *sampler) readBack(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	if n := len(r.Objects); n > 1 {
-		return bundle.CheckObject(r, rand.IntN(n), open)
+	if len(r.Objects) <= 1 {
+		return errors.Join(bundle.CheckLog(r, open)...)
 	}
-	return errors.Join(bundle.CheckLog(r, open)...)
+	var young []int
+	for i, o := range r.Objects {
+		if o.LastStamp != nil && time.Since(*o.LastStamp) < sampleAge {
+			young = append(young, i)
+		}
+	}
+	if len(young) == 0 {
+		return nil
+	}
+	return bundle.CheckObject(r, young[rand.IntN(len(young))], open)
 }
 
 // slowReader keeps to a rate.

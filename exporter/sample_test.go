@@ -243,3 +243,19 @@ func TestSamplerForgets(t *testing.T) {
 		}
 	})
 }
+
+// A rule of the bucket may have removed the first segments of a long run by the time its record is stored.
+func TestSamplerPassesOverOldSegments(t *testing.T) {
+	t.Parallel()
+	s := newShipping(t, nil)
+	keys, _ := s.segmented(0, 3) // of a day long ago
+	s.reopened()
+	if err := s.store.Remove(s.stored(keys[2]).Objects[0].Key); err != nil {
+		t.Fatal(err)
+	}
+	for range 50 {
+		if err := s.e.sample.readBack(t.Context(), keys[2]); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -229,7 +229,7 @@ func (s *shipper) one(ctx context.Context, key string) error {
 	for i := range rec.Objects {
 		o := &rec.Objects[i]
 		spooled = append(spooled, o.Key)
-		moved, err := s.putLog(ctx, o)
+		moved, err := s.putLog(ctx, o, !rec.State.Running)
 		switch {
 		case errors.Is(err, sink.ErrDamaged), errors.Is(err, errGone) && s.e.spool.IsSetAside(spooled[i]):
 			return s.replaceDamaged(ctx, key, spooled[i], err)
@@ -311,14 +311,19 @@ func (s *shipper) clean(key string, logs []string) error {
 
 // putLog stores a log object. If other bytes lie under its key, left by a capture that never got as
 // far as its record or by another exporter, they stay, and the object gets the next free segment
-// number, which the record then names.
-func (s *shipper) putLog(ctx context.Context, o *bundle.Object) (moved bool, err error) {
+// number, which the record then names. Where this process has stored it before, the store is asked whether it still is
+// there for the last record only: each snapshot names all segments so far.
+func (s *shipper) putLog(ctx context.Context, o *bundle.Object, last bool) (moved bool, err error) {
 	from := o.Key
 	if at, ok := s.wasPlaced(o); ok {
-		if o.Key = at.Key; at.gone {
-			return false, errGone
+		o.Key = at.Key
+		if !at.gone && last {
+			_, err = s.e.bucket.Stat(ctx, at.Key)
 		}
-		return at.Key != from, nil
+		if at.gone || errors.Is(err, sink.ErrNotFound) {
+			return false, fmt.Errorf("store %s: %w", o.Key, errGone)
+		}
+		return at.Key != from, err
 	}
 	_, err = s.e.spool.Stat(ctx, from)
 	shipped := errors.Is(err, sink.ErrNotFound) // by an earlier try, or with an earlier record that names it

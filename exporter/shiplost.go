@@ -213,7 +213,7 @@ func (s *shipper) openText(ctx context.Context, o bundle.Object) (io.ReadCloser,
 	if err == nil || !errors.Is(err, sink.ErrNotFound) {
 		return body, local(err)
 	}
-	if _, err := s.putLog(ctx, &o); err != nil { // it finds where
+	if _, err := s.putLog(ctx, &o, false); err != nil { // it finds where
 		return nil, err
 	}
 	return s.e.bucket.Open(ctx, o.Key, 0, -1)
@@ -225,6 +225,9 @@ func tellsMore(key string, ours *bundle.Record, stored []byte) (bool, error) {
 		return true, nil // cut short on its way, by whoever stored it
 	}
 	theirs, err := bundle.Decode(stored)
+	if errors.Is(err, bundle.ErrChanged) {
+		return true, nil
+	}
 	if err != nil {
 		return false, fmt.Errorf("compare %s: %w by what this program cannot read: %w", key, errRefused, err)
 	}

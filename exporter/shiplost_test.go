@@ -1,6 +1,7 @@
 package exporter
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -85,6 +86,15 @@ func (s *shipping) stored(key string) *bundle.Record {
 // exporter restarts: what comes after it is stored all the same, and the run's record does not call the log complete.
 func TestShipSegmentExpired(t *testing.T) {
 	t.Parallel()
+	for name, restart := range map[string]bool{"restarted": true, "one process": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			shipExpired(t, restart)
+		})
+	}
+}
+
+func shipExpired(t *testing.T, restart bool) {
 	s := newShipping(t, nil)
 	keys, _ := s.segmented(0, 4)
 	aside := memoryDir(t)
@@ -104,7 +114,9 @@ func TestShipSegmentExpired(t *testing.T) {
 		}
 	}
 	s.reopened()
-	s.stop()
+	if restart {
+		s.stop()
+	}
 	rec := s.stored(keys[1])
 	if err := s.store.Remove(rec.Objects[0].Key); err != nil {
 		t.Fatal(err)
@@ -120,10 +132,22 @@ func TestShipSegmentExpired(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	s.open(nil)
-	s.run()
+	told := keys[2:]
+	if restart {
+		s.open(nil)
+		s.run()
+	} else {
+		told = keys[3:] // the store is asked for the last record only
+		for _, key := range keys[2:] {
+			rec, err := s.e.spooled(key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.e.ship.add(key, rec)
+		}
+	}
 	s.drained(10 * time.Second)
-	for _, key := range keys[2:] {
+	for _, key := range told {
 		rec := s.stored(key)
 		if v := rec.Verdict; v.Complete || v.Head.State != bundle.Lost || v.Head.Cause != bundle.CauseJoinFailed {
 			t.Errorf("%s: verdict %+v", key, v)
@@ -184,5 +208,27 @@ func TestShipDamagedSegment(t *testing.T) {
 				t.Error("it was not set aside")
 			}
 		})
+	}
+}
+
+// A record in the bucket that was changed after it was written, by whatever, gives way to the one in the spool.
+func TestShipOverAChangedRecord(t *testing.T) {
+	t.Parallel()
+	s := newShipping(t, nil)
+	key := s.commit(s.record(0), stampedLine+"line\n")
+	data, err := readAll(t.Context(), s.e.spool, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.store.Dir.Put(t.Context(), key, bytes.NewReader(bytes.Replace(data, []byte(`"lines": 1`), []byte(`"lines": 7`), 1))); err != nil {
+		t.Fatal(err)
+	}
+	s.run()
+	s.drained(10 * time.Second)
+	if data, err = readAll(t.Context(), s.store, key); err == nil {
+		_, err = bundle.CheckRecord(key, data)
+	}
+	if err != nil {
+		t.Error(err)
 	}
 }

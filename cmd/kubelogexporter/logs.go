@@ -242,7 +242,7 @@ func (l *logsCommand) print(ctx context.Context, arc *archive.Archive, r *bundle
 		err = errors.Join(err, text.Close())
 	}
 	if note := lacking(r); note != "" && !l.quiet {
-		fmt.Fprintln(l.a.stderr, "note: "+note)
+		fmt.Fprintln(l.a.stderr, "note: "+printable(note))
 	}
 	if errors.Is(err, sink.ErrNotFound) {
 		return &codeError{error: err, code: exitError, hints: []string{"the record is there, but its log object is gone: was it removed by a lifecycle rule?"}}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"k8s.io/apimachinery/pkg/util/duration"
 	"sigs.k8s.io/yaml"
@@ -97,7 +98,12 @@ func (t *runTable) print(w io.Writer) error {
 func (t *runTable) table(w io.Writer, wide bool) error {
 	clusters := wide || slices.ContainsFunc(t.Items, func(r *bundle.Record) bool { return r.Cluster != t.Items[0].Cluster })
 	tw := tabwriter.NewWriter(w, 0, 8, 3, ' ', 0)
-	row := func(cells ...string) { fmt.Fprintln(tw, strings.Join(cells, "\t")) }
+	row := func(cells ...string) {
+		for i := range cells {
+			cells[i] = printable(cells[i])
+		}
+		fmt.Fprintln(tw, strings.Join(cells, "\t"))
+	}
 	if !t.noHeaders {
 		head := []string{"NAMESPACE", "POD", "CONTAINER", "RESTART", "REASON", "EXIT", "FINISHED", "LINES", "SIZE", "VERDICT"}
 		if clusters {
@@ -122,6 +128,16 @@ func (t *runTable) table(w io.Writer, wide bool) error {
 		row(cells...)
 	}
 	return tw.Flush()
+}
+
+// printable replaces what would move a terminal's cursor, or do worse: records hold what tenants have written.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return unicode.ReplacementChar
+	}, text)
 }
 
 // endOf is when the run ended, or for a snapshot up to when it was read.

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"bytes"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
@@ -80,6 +83,24 @@ func TestVerdict(t *testing.T) {
 		}
 		if got := lacking(r); got != c.long {
 			t.Errorf("lacking %q, want %q", got, c.long)
+		}
+	}
+}
+
+// What tenants write into their pods does not reach the terminal as it is.
+func TestTableIsPrintable(t *testing.T) {
+	for _, format := range []string{"", "wide"} {
+		table := newRunTable(format, false, time.Now())
+		table.add(&bundle.Record{
+			Namespace: "shop", Pod: bundle.Pod{Name: "cart", Owners: []bundle.Owner{{Kind: "Job", Name: "x\x1b]0;owned\x07\rshop"}}},
+			State: bundle.State{Reason: "Error\x1b[2J\nshop\tforged"},
+		})
+		var out bytes.Buffer
+		if err := table.print(&out); err != nil {
+			t.Fatal(err)
+		}
+		if strings.ContainsAny(out.String(), "\x1b\x07\r\t") || strings.Count(out.String(), "\n") != 2 {
+			t.Errorf("%q", out.String())
 		}
 	}
 }

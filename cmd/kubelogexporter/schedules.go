@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	coordination "k8s.io/client-go/kubernetes/typed/coordination/v1"
 
 	"github.com/kubelogexporter/kubelogexporter/exporter"
@@ -98,6 +99,10 @@ func (s *starts) Store(ctx context.Context, name string, t time.Time) error {
 }
 
 func (s *starts) tell(err error) {
+	if !apierrors.IsForbidden(err) {
+		s.log.Warn("the last start of a schedule is known in the spool only for now", "err", err)
+		return
+	}
 	s.told.Do(func() {
 		s.log.Warn("the last starts of schedules are kept in the spool only, and are lost with it", "err", err,
 			"fix", "add the component config-file of deploy/, or grant get, create and update on leases.coordination.k8s.io in namespace "+s.namespace)

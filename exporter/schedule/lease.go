@@ -3,11 +3,13 @@ package schedule
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 	coordination "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	"k8s.io/client-go/util/retry"
 )
@@ -21,6 +23,7 @@ const annotationPrefix = "schedule.kubelogexporter.dev/"
 type LeaseState struct {
 	leases coordination.LeaseInterface
 	name   string
+	one    sync.Mutex // writes at a time: this process need not compete with itself
 }
 
 // NewLeaseState returns a State in the Lease of this name, which is made when something is stored. It
@@ -56,7 +59,11 @@ func (s *LeaseState) time(lease *coordinationv1.Lease, name string) (time.Time, 
 // Store replaces the time for a name. It returns ErrTaken if the lease has this time or a later one, by
 // less than an hour: more is a clock that was wrong.
 func (s *LeaseState) Store(ctx context.Context, name string, t time.Time) error {
-	err := retry.OnError(retry.DefaultBackoff, func(err error) bool { return apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) }, func() error {
+	s.one.Lock()
+	defer s.one.Unlock()
+	// All schedules share the Lease, and many may be due in one minute, in each of several processes.
+	again := wait.Backoff{Duration: 50 * time.Millisecond, Jitter: 1, Steps: 200}
+	err := retry.OnError(again, func(err error) bool { return apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) }, func() error {
 		lease, err := s.leases.Get(ctx, s.name, metav1.GetOptions{})
 		missing := apierrors.IsNotFound(err)
 		switch {

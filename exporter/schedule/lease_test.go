@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -183,4 +184,41 @@ func TestRunnersShare(t *testing.T) {
 		log.expect(t, "a@01T01:20:00+0s")
 		stopTwo()
 	})
+}
+
+// Two processes, many schedules that are due in the same minute, one Lease: each is started once.
+func TestLeaseStateOfManySchedules(t *testing.T) {
+	t.Parallel()
+	s := &leaseServer{}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		time.Sleep(2 * time.Millisecond) // as an API server takes
+		s.ServeHTTP(w, r)
+	}))
+	defer server.Close()
+	client, err := coordination.NewForConfig(&rest.Config{Host: server.URL, ContentConfig: rest.ContentConfig{ContentType: "application/json"}, QPS: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const schedules = 24
+	var started, taken atomic.Int32
+	var all sync.WaitGroup
+	for range 2 {
+		state := NewLeaseState(client.Leases("here"), "starts")
+		for i := range schedules {
+			all.Go(func() {
+				switch err := state.Store(t.Context(), fmt.Sprint("export-", i), time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)); {
+				case err == nil:
+					started.Add(1)
+				case errors.Is(err, ErrTaken):
+					taken.Add(1)
+				default:
+					t.Error(err)
+				}
+			})
+		}
+	}
+	all.Wait()
+	if started.Load() != schedules || taken.Load() != schedules {
+		t.Errorf("%d starts and %d refusals", started.Load(), taken.Load())
+	}
 }
