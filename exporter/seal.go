@@ -85,10 +85,6 @@ func (c *capture) seal(ctx context.Context) {
 		c.report(rec, key)
 		c.e.stored(rec.RawBytes, key)
 	}
-	if c.running && !c.e.once {
-		c.closed() // the run goes on, and has its record to come
-		return
-	}
 	c.finish()
 }
 
