@@ -1,7 +1,6 @@
 package exporter
 
 import (
-	"context"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -26,23 +25,21 @@ const (
 	maxReads = 50
 )
 
-// capture is the reading of one run, from the first request to the record. Its steps run one after
-// the other on the queue, never two at once; a step either puts the next one on the queue or ends
-// the capture.
+// capture is the reading of one run, from the first request to the record. A step either puts the next one
+// on the queue or ends the capture.
 type capture struct {
+	steps
 	e      *Exporter
 	run    *run
 	export *Export // that takes the run, or may take it
 	held
 	kept *held // what a read brought that may be the successor's, until a read by name shows better
 
+	refusals
+	notes
+
 	undecided bool        // which export takes the run, if any, is known at its end
 	closings  int         // closing reads that brought more
-	unclear   time.Time   // since when they are refused, or do not come to a clean end
-	refused   int         // refusals in a row
-	absent    int         // of which the kubelet knew of no such run
-	missed    int         // of which it could not find the run's log
-	missing   time.Time   // since when
 	unstored  int         // how often it was read and could not be spooled
 	stuck     error       // why not, at the last try
 	failed    error       // why a sweep has nothing of it
@@ -54,7 +51,6 @@ type capture struct {
 	renew     bool        // the last stream was cut because it had lasted long enough
 	beside    *besideRead // what was read beside the last stream
 	followed  bool        // a stream was asked for
-	nodeAway  bool        // the last refusal came from a node that cannot be reached
 	crowded   time.Time   // when the node had no stream to spare
 	heard     time.Time   // when the last body brought something
 	gone      bool        // the API has no more to give
@@ -64,21 +60,16 @@ type capture struct {
 	noRoom    bool        // the spool was full when there was something to read
 	noticed   time.Time   // when its end was, of one that nobody told
 	apart     bool        // the store was away when it was to be looked what it has of the log
+}
 
-	notes  sync.Mutex // what goes into a record, which may be written beside a stream
+// notes are what goes into a record, which may be written beside a stream.
+type notes struct {
+	noting sync.Mutex
 	reads  []bundle.Read
 	texts  []string    // the kubelet's error texts
 	object *corev1.Pod // the whole pod as last seen
 	podErr error       // of the last look at it
 	other  time.Time   // when the pod was made that has the name now
-
-	mu      sync.Mutex
-	turn    int // of the step that may run next: a step put on the queue before is void
-	busy    bool
-	hurried bool // the step that runs is to be followed by the next one at once
-	haste   priority
-	patient bool // the next step has to wait for its time even if the pod is dying
-	pending func(context.Context)
 }
 
 // held is a log as far as it was read, and what speaks for it.
@@ -133,7 +124,7 @@ func (e *Exporter) beginLive(r *run, x *Export, undecided bool) {
 }
 
 func (e *Exporter) newCapture(r *run, x *Export, undecided bool) *capture {
-	c := &capture{e: e, run: r, export: x, undecided: undecided}
+	c := &capture{steps: steps{queue: e.queue}, e: e, run: r, export: x, undecided: undecided}
 	r.capture = c
 	e.captures.begin()
 	c.count()
@@ -147,57 +138,9 @@ func (c *capture) count() {
 	c.e.metrics.open.Inc()
 }
 
-// next puts the next step on the queue.
-func (c *capture) next(p priority, at time.Time, step func(context.Context)) {
-	c.put(p, at, step, false)
-}
-
 // nextClosing puts the closing read on the queue. It waits for its time, whatever happens to the pod.
 func (c *capture) nextClosing() {
 	c.put(prioClosing, closingTime(c.run.now(), c.closings > 0), c.closing, true)
-}
-
-// put makes a step the pending one. Nothing of the capture is touched afterwards: the step may run already.
-func (c *capture) put(p priority, at time.Time, step func(context.Context), patient bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.hurried && !patient { // while the step ran that has chosen this time
-		p, at = c.haste, time.Now()
-	}
-	c.turn++
-	c.busy, c.hurried, c.patient, c.pending = false, false, patient, step
-	c.schedule(p, at)
-}
-
-// schedule puts the pending step on the queue, in place of where it was. The lock is held.
-func (c *capture) schedule(p priority, at time.Time) {
-	turn, step := c.turn, c.pending
-	c.e.queue.add(p, at, func(ctx context.Context) {
-		c.mu.Lock()
-		void := turn != c.turn
-		if !void {
-			c.busy, c.pending = true, nil
-		}
-		c.mu.Unlock()
-		if !void {
-			step(ctx)
-		}
-	})
-}
-
-// hurry moves the pending step to the front, or the next one if a step runs already, which may have looked at the pod
-// too soon.
-func (c *capture) hurry(p priority) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.busy {
-		c.hurried, c.haste = true, p
-	}
-	if c.busy || c.pending == nil || c.patient {
-		return
-	}
-	c.turn++
-	c.schedule(p, time.Now())
 }
 
 // priority is that of the capture's next step, by what is known now.
@@ -358,8 +301,8 @@ func (h *held) joined(res podlog.Result) {
 }
 
 func (c *capture) note(method string, res podlog.Result, err error) {
-	c.notes.Lock()
-	defer c.notes.Unlock()
+	c.noting.Lock()
+	defer c.noting.Unlock()
 	if res.Text != "" && len(c.texts) < maxReads {
 		c.texts = append(c.texts, res.Text)
 	}
@@ -415,9 +358,9 @@ func (c *capture) finish() {
 }
 
 func (c *capture) closed() {
-	c.notes.Lock()
+	c.noting.Lock()
 	c.object, c.reads, c.texts = nil, nil, nil // the run keeps the capture for as long as its pod is there
-	c.notes.Unlock()
+	c.noting.Unlock()
 	c.e.tally.add(func(t *tally) { t.done++ })
 	c.e.metrics.open.Dec()
 	c.e.captures.end()

@@ -236,7 +236,7 @@ func TestSpoolFailsThenPodGone(t *testing.T) {
 	w.kube.SetPod(pod)
 	e := w.exporter(nil)
 	r := &run{tracker: e.tracker, pod: &podState{pod: infoOf(pod)}, view: views(pod)[0]}
-	cap1 := &capture{e: e, run: r, export: &Export{Name: "all", Capture: CaptureFinal}}
+	cap1 := &capture{steps: steps{queue: e.queue}, e: e, run: r, export: &Export{Name: "all", Capture: CaptureFinal}}
 	if _, ok := cap1.take(t.Context(), "get", podlog.Request{}); !ok {
 		t.Fatal("the log could not be read")
 	}

@@ -341,9 +341,9 @@ func (c *capture) takeLeftover(ctx context.Context, left *leftover, byStamp bool
 	c.joined(res)
 	c.resumed, c.pieced, c.followed, c.asked = true, true, true, slotCurrent
 	c.recall(ctx)
-	c.notes.Lock()
+	c.noting.Lock()
 	c.reads = append(c.reads, bundle.Read{Time: time.Now().UTC(), Method: "spool", RawBytes: res.Bytes, Result: "ok"})
-	c.notes.Unlock()
+	c.noting.Unlock()
 	c.out.flush()
 	return nil
 }

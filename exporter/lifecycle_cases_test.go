@@ -261,7 +261,7 @@ func TestHurriedWhileAStepRuns(t *testing.T) {
 		}
 		return r != nil
 	})
-	c, ran := &capture{e: e, run: r, busy: true}, make(chan struct{})
+	c, ran := &capture{steps: steps{queue: e.queue, busy: true}, e: e, run: r}, make(chan struct{})
 	c.hurry(prioDying)
 	c.next(prioLive, time.Now().Add(time.Hour), func(context.Context) { close(ran) })
 	select {

@@ -82,7 +82,7 @@ func (m *metrics) shipping(ns string) {
 	m.held = prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: ns, Name: "ship_held",
 		Help: "1 while nothing is uploaded but a try now and then, by the reason: an error code of S3, Unreachable, NoCredentials, Certificate or DiskFull."}, []string{"reason"})
 	m.concurrency = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: ns, Name: "ship_concurrency",
-		Help: "How many captures may be uploaded at a time now. It falls when the store asks for less."})
+		Help: "How many captures may be uploaded at a time now; large ones have a quarter as many places beside. It falls when the store asks for less."})
 	m.refused = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: ns, Name: "captures_refused",
 		Help: "Captures in the spool that the store refuses while it takes others. They are tried again now and then."})
 	m.mismatches = prometheus.NewCounter(prometheus.CounterOpts{Namespace: ns, Name: "upload_mismatch_total",

@@ -151,7 +151,8 @@ func (c *capture) closing(ctx context.Context) {
 	if m := c.run.now(); m.slot == slotPrevious && c.asked == slotCurrent && !c.own && !c.followed && !c.moved {
 		// The container restarted since: what was read may be its successor's. Once more, by name.
 		c.moved, c.looked = true, false
-		c.gone, c.refused, c.absent, c.missed = false, 0, 0, 0
+		c.gone = false
+		c.forget()
 		c.keep()
 		c.read(ctx)
 		return

@@ -18,6 +18,19 @@ const (
 	absentTries = 5
 )
 
+// refusals are those of the capture's log. A clean answer ends them.
+type refusals struct {
+	refused  int       // in a row
+	absent   int       // of which the kubelet knew of no such run
+	missed   int       // of which it could not find the run's log
+	missing  time.Time // since when
+	unclear  time.Time // since when closing reads are refused, or do not come to a clean end
+	nodeAway bool      // the last one came from a node that cannot be reached
+}
+
+// forget begins the count anew.
+func (r *refusals) forget() { r.refused, r.absent, r.missed = 0, 0, 0 }
+
 // evicted says whether the kubelet has ended the pod, and so removes its logs: it reports the end once the containers
 // have exited, and 0.02 to 0.7 s later they are gone (measured).
 func (m moment) evicted() bool { return m.pod.reason == "Evicted" || m.pod.reason == "Preempting" }
@@ -89,5 +102,5 @@ func (c *capture) answered(res podlog.Result) {
 		c.refused++
 		return
 	}
-	c.refused, c.absent, c.missed = 0, 0, 0
+	c.forget()
 }

@@ -262,8 +262,8 @@ func (c *capture) resume(ctx context.Context, key string, byStamp bool) error {
 		return err
 	}
 	c.recall(ctx)
-	c.notes.Lock()
-	defer c.notes.Unlock()
+	c.noting.Lock()
+	defer c.noting.Unlock()
 	if len(c.reads) == 0 {
 		c.reads, c.texts = rec.Capture.Reads[:min(len(rec.Capture.Reads), maxReads/2)], rec.Capture.KubeletErrors
 	}

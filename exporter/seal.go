@@ -110,22 +110,22 @@ func (c *capture) seePod(ctx context.Context) {
 	known := c.run.now().pod
 	pod, err := c.e.kube.CoreV1().Pods(known.namespace).Get(ctx, known.name, metav1.GetOptions{})
 	seen := infoOf(pod) // of an empty one, if it was not got
-	c.notes.Lock()
+	c.noting.Lock()
 	if err == nil && seen.uid != known.uid {
 		err, c.other = errOtherPod, seen.created
 	}
 	if c.podErr = err; err == nil {
 		c.object = pod
 	}
-	c.notes.Unlock()
+	c.noting.Unlock()
 	if err == nil {
 		c.e.tracker.observe(seen, false)
 	}
 }
 
 func (c *capture) podError() error {
-	c.notes.Lock()
-	defer c.notes.Unlock()
+	c.noting.Lock()
+	defer c.noting.Unlock()
 	return c.podErr
 }
 
@@ -151,8 +151,8 @@ func (c *capture) record(m moment, running bool) *bundle.Record {
 		rec.Container.ContainerID, rec.Container.ImageID = "", ""
 	}
 	rec.State = c.state(m, running)
-	c.notes.Lock()
-	defer c.notes.Unlock()
+	c.noting.Lock()
+	defer c.noting.Unlock()
 	rec.Capture.Reads, rec.Capture.KubeletErrors = slices.Clone(c.reads), slices.Clone(c.texts)
 	if c.node != nil && c.node.Stdout+c.node.Stderr > 0 {
 		rec.Capture.StdoutLines, rec.Capture.StderrLines = &c.node.Stdout, &c.node.Stderr

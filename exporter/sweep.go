@@ -80,7 +80,7 @@ func (e *Exporter) look(r *run, x *Export) *capture {
 	if r.capture != nil || r.begun || r.done || r.tracker.closed {
 		return nil
 	}
-	c := &capture{e: e, run: r, export: x}
+	c := &capture{steps: steps{queue: e.queue}, e: e, run: r, export: x}
 	c.sweeping.Store(true)
 	r.capture = c
 	e.captures.begin()

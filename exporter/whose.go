@@ -199,8 +199,8 @@ func (m moment) overAt(r *run) (at time.Time) {
 // otherSince returns a time before which the pod that has the name now cannot have written anything; zero if
 // that is not known.
 func (c *capture) otherSince() time.Time {
-	c.notes.Lock()
-	defer c.notes.Unlock()
+	c.noting.Lock()
+	defer c.noting.Unlock()
 	if c.other.IsZero() {
 		return c.other
 	}
