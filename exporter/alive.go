@@ -23,9 +23,9 @@ func (e *Exporter) stopping() bool {
 	}
 }
 
-// recall takes up the ledger that an earlier process has left. One that cannot be read or written is no
+// readLedger takes up the ledger that an earlier process has left. One that cannot be read or written is no
 // reason not to capture, nor to keep from the bucket what is spooled.
-func (e *Exporter) recall() {
+func (e *Exporter) readLedger() {
 	l, entries, written, err := openLedger(e.opts.Spool)
 	if err != nil {
 		e.log.Warn("cannot use the ledger of the runs that go on as it should be; those that end while no exporter runs may get no record", "err", err)

@@ -173,7 +173,7 @@ type Exporter struct {
 	scoped                   atomic.Pointer[exports] // those for which it was found out what to watch
 	recalled                 atomic.Bool             // the ledger has been read
 	barred                   atomic.Bool             // some namespaces that the exports name cannot be watched yet
-	replaced                 chan struct{}           // has room for one word that the exports are others
+	exportsChanged           chan struct{}           // has room for one word that the exports are others
 	syncing                  inFlight                // informers that have not seen every pod yet
 }
 
@@ -218,7 +218,7 @@ func New(o Options) (*Exporter, error) {
 		queue:     newQueue(orDefault(o.Follows, defaultFollows), orDefault(o.LiveFollows, defaultLiveFollows), orDefault(o.Reads, defaultReads)),
 		nodeFiles: files,
 		rate:      newRate(o.ReadRate),
-		rotateAt:  orDefault(o.RotateAt, cautiousRotateAt), stopped: make(chan struct{}), replaced: make(chan struct{}, 1), segmentEvery: segmentEvery, renewAfter: renewAfter,
+		rotateAt:  orDefault(o.RotateAt, cautiousRotateAt), stopped: make(chan struct{}), exportsChanged: make(chan struct{}, 1), segmentEvery: segmentEvery, renewAfter: renewAfter,
 		segmentsToDouble: segmentsToDouble, maxNamed: maxNamed,
 		statusWait: statusWait, lostAfter: lostAfter, settleDying: settleDying, pollLive: pollLive,
 	}
@@ -326,7 +326,7 @@ func (e *Exporter) Run(ctx context.Context) error {
 	if err := e.ship.recover(work); err != nil {
 		return err
 	}
-	e.recall()
+	e.readLedger()
 	e.recalled.Store(true)
 	var loops sync.WaitGroup
 	loops.Go(func() { e.queue.run(work) })

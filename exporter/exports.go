@@ -103,7 +103,7 @@ func (e *Exporter) SetExports(list []Export) error {
 	}
 	e.exports.Store(x)
 	select {
-	case e.replaced <- struct{}{}:
+	case e.exportsChanged <- struct{}{}:
 	default:
 	}
 	e.tracker.reconsider()

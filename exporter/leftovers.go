@@ -88,7 +88,7 @@ func (l *leftover) remove(spool *sink.Dir) error {
 }
 
 // takeDrafts sorts what an earlier process had in the making by the runs that it is about.
-func (s *shipper) takeDrafts(f *found) error {
+func (s *shipper) takeDrafts(f *spoolContents) error {
 	drafts, err := s.e.spool.Drafts()
 	if err != nil {
 		return fmt.Errorf("read spool: %w", err)
@@ -340,7 +340,7 @@ func (c *capture) takeLeftover(ctx context.Context, left *leftover, byStamp bool
 	}
 	c.joined(res)
 	c.resumed, c.pieced, c.followed, c.asked = true, true, true, slotCurrent
-	c.recall(ctx)
+	c.rereadForKey(ctx)
 	c.noting.Lock()
 	c.reads = append(c.reads, bundle.Read{Time: time.Now().UTC(), Method: "spool", RawBytes: res.Bytes, Result: "ok"})
 	c.noting.Unlock()

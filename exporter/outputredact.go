@@ -90,8 +90,8 @@ func (o *output) copy(rules []string, again bool, write func() error) error {
 	return err
 }
 
-// found returns how often secrets were replaced since it was asked last, by rule.
-func (o *output) found() map[string]int64 {
+// newMatches returns how often secrets were replaced since it was asked last, by rule.
+func (o *output) newMatches() map[string]int64 {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.sieve == nil {

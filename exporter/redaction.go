@@ -78,9 +78,9 @@ func joinRedactions(parts []*bundle.Redaction) *bundle.Redaction {
 	return all
 }
 
-// recall reads once more what was written right before the end of what is held, if that may lie within a
+// rereadForKey reads once more what was written right before the end of what is held, if that may lie within a
 // private key: text that was redacted does not show it. Where it cannot be had a key is taken to go on.
-func (c *capture) recall(ctx context.Context) {
+func (c *capture) rereadForKey(ctx context.Context) {
 	m := c.run.now()
 	if !c.out.unsure() || !m.reachable() {
 		return

@@ -117,7 +117,7 @@ func (c *capture) rejoin(ctx context.Context) bool {
 	}
 	c.apart = false
 	if was.out != nil {
-		c.e.metrics.redacted(was.out.found())
+		c.e.metrics.redacted(was.out.newMatches())
 		c.met = c.met && (was.met || !was.resumed)
 		c.out.cutAs(was.out)
 	}
@@ -258,10 +258,10 @@ func (c *capture) resume(ctx context.Context, key string, byStamp bool) error {
 	if rec.Capture.Redaction != nil || byStamp {
 		c.log.CompareStamps()
 	}
-	if err := c.remember(ctx, rec); err != nil {
+	if err := c.rememberTail(ctx, rec); err != nil {
 		return err
 	}
-	c.recall(ctx)
+	c.rereadForKey(ctx)
 	c.noting.Lock()
 	defer c.noting.Unlock()
 	if len(c.reads) == 0 {
@@ -270,8 +270,8 @@ func (c *capture) resume(ctx context.Context, key string, byStamp bool) error {
 	return nil
 }
 
-// remember shows the log the end of what is stored, so that a further read can be joined with it.
-func (c *capture) remember(ctx context.Context, rec *bundle.Record) error {
+// rememberTail shows the log the end of what is stored, so that a further read can be joined with it.
+func (c *capture) rememberTail(ctx context.Context, rec *bundle.Record) error {
 	tail, done, err := c.e.storedTail(ctx, rec)
 	defer done()
 	if err != nil {

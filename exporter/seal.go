@@ -76,7 +76,7 @@ func (c *capture) seal(ctx context.Context) {
 		return
 	}
 	if err == nil && c.out != nil {
-		c.e.metrics.redacted(c.out.found())
+		c.e.metrics.redacted(c.out.newMatches())
 	}
 	c.reset()
 	c.e.ship.add(key, rec)

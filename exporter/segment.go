@@ -88,7 +88,7 @@ func (c *capture) putBack() error {
 func (c *capture) putDown() {
 	rec := c.aboutDraft(c.decided(), c.apart)
 	c.e.outputs.remove(c.out)
-	c.e.metrics.redacted(c.out.found())
+	c.e.metrics.redacted(c.out.newMatches())
 	c.out.leave()
 	c.e.leftovers.add(c.run.id, &leftover{about: rec, draft: c.out.draft})
 	c.held = held{}
@@ -116,7 +116,7 @@ func (c *capture) storeSoFar() (key string, fresh bool, err error) {
 	if fresh {
 		c.out.stored(rec.RawBytes)
 	}
-	c.e.metrics.redacted(c.out.found())
+	c.e.metrics.redacted(c.out.newMatches())
 	return key, fresh, nil
 }
 

@@ -12,9 +12,9 @@ import (
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
 
-// found is what a start finds in the spool. There may be many thousands of records, so that no more is kept
+// spoolContents is what a start finds in the spool. There may be many thousands of records, so that no more is kept
 // of each than is needed.
-type found struct {
+type spoolContents struct {
 	records  []spooledRecord
 	recorded map[runID]time.Time    // the runs that have ended, and when their records were committed
 	logs     map[string]bool        // log objects by key, and whether a record names them
@@ -54,7 +54,7 @@ func (s *shipper) recover(ctx context.Context) error {
 }
 
 // setAsideLogs sets the logs aside that belong to nothing.
-func (s *shipper) setAsideLogs(f *found) {
+func (s *shipper) setAsideLogs(f *spoolContents) {
 	for key, named := range f.logs {
 		if named {
 			continue
@@ -70,8 +70,8 @@ func (s *shipper) setAsideLogs(f *found) {
 }
 
 // find lists the spool.
-func (s *shipper) find(ctx context.Context) (*found, error) {
-	f := &found{recorded: make(map[runID]time.Time), logs: make(map[string]bool), unread: make(map[bundle.RunKey]bool)}
+func (s *shipper) find(ctx context.Context) (*spoolContents, error) {
+	f := &spoolContents{recorded: make(map[runID]time.Time), logs: make(map[string]bool), unread: make(map[bundle.RunKey]bool)}
 	s.e.snapshots = make(map[runID]string)
 	damaged := make(map[string]error)
 	for o, err := range s.e.spool.List(ctx, "", sink.ListOptions{}) {
@@ -117,7 +117,7 @@ func (s *shipper) find(ctx context.Context) (*found, error) {
 }
 
 // note keeps what is needed of a record.
-func (s *shipper) note(f *found, o sink.Object, rec *bundle.Record) {
+func (s *shipper) note(f *spoolContents, o sink.Object, rec *bundle.Record) {
 	for _, obj := range rec.Objects {
 		f.logs[obj.Key] = true
 	}
@@ -131,7 +131,7 @@ func (s *shipper) note(f *found, o sink.Object, rec *bundle.Record) {
 }
 
 // replaceUnreadable sets a record aside that cannot be read. If that fails the shipper tries again.
-func (s *shipper) replaceUnreadable(ctx context.Context, f *found, key string, why error) {
+func (s *shipper) replaceUnreadable(ctx context.Context, f *spoolContents, key string, why error) {
 	at := time.Now()
 	err := s.setAsideRecord(key, why)
 	if err != nil {

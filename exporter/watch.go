@@ -29,7 +29,7 @@ func (e *Exporter) watch(ctx context.Context) {
 		wait := w.extend(ctx)
 		select {
 		case <-ctx.Done():
-		case <-e.replaced:
+		case <-e.exportsChanged:
 		case <-time.After(wait):
 		}
 	}
