@@ -200,7 +200,7 @@ func (d *Dir) publish(name, key string) error {
 		err := d.mkdirs(dir)
 		if err == nil {
 			err = d.root.Link(name, key)
-			if errors.Is(err, fs.ErrNotExist) && try < 100 {
+			if errors.Is(err, fs.ErrNotExist) && try < dirTries {
 				continue // Remove pruned the directory between the two calls
 			}
 		}

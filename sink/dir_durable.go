@@ -80,8 +80,20 @@ func (d *Dir) syncDir(dir string) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
+// dirTries is how often a directory that Remove prunes meanwhile is made again.
+const dirTries = 100
+
 // mkdirs makes the missing directories of a path. Their names are durable after settle.
-func (d *Dir) mkdirs(dir string) error {
+func (d *Dir) mkdirs(dir string) (err error) {
+	for range dirTries { // a parent may be pruned meanwhile, or be a link to nowhere
+		if err = d.mkdirsOnce(dir); !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return err
+}
+
+func (d *Dir) mkdirsOnce(dir string) error {
 	if dir == "." {
 		return nil
 	}
@@ -93,10 +105,7 @@ func (d *Dir) mkdirs(dir string) error {
 			continue
 		}
 		err := d.settled.change(dir[:i], func() error { return d.root.Mkdir(dir[:i], 0o755) })
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			return d.mkdirs(dir) // a parent was pruned meanwhile
-		case err != nil && !errors.Is(err, fs.ErrExist):
+		if err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
 	}

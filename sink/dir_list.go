@@ -13,7 +13,8 @@ import (
 	"syscall"
 )
 
-// List implements Bucket.
+// List implements Bucket. What cannot be an object's name is somebody else's and passed over, as lost+found is. A link
+// that leads out of the directory is an error: what is behind it cannot be looked at, and a listing without it would lie.
 func (d *Dir) List(ctx context.Context, prefix string, o ListOptions) iter.Seq2[Object, error] {
 	return func(yield func(Object, error) bool) {
 		if matchesNothing(prefix) {
@@ -23,6 +24,9 @@ func (d *Dir) List(ctx context.Context, prefix string, o ListOptions) iter.Seq2[
 		l.walk(prefix[:strings.LastIndexByte(prefix, '/')+1])
 	}
 }
+
+// lostAndFound is the folder that a new file system has at its root, and that only root may read.
+const lostAndFound = "lost+found"
 
 type lister struct {
 	d      *Dir
@@ -51,7 +55,7 @@ func (l *lister) walk(dir string) bool {
 		if e.IsDir() {
 			name += "/"
 		}
-		if name[0] != '.' {
+		if CheckKey(dir+e.Name()) == nil && dir+e.Name() != lostAndFound {
 			names = append(names, name)
 		}
 	}

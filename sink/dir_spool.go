@@ -135,8 +135,11 @@ func (d *Dir) Used() int64 { return d.used.Load() }
 // count walks the directory.
 func (d *Dir) count() error {
 	var used int64
-	err := filepath.WalkDir(d.path, func(_ string, e fs.DirEntry, err error) error {
-		if err != nil || e.IsDir() {
+	err := filepath.WalkDir(d.path, func(path string, e fs.DirEntry, err error) error {
+		switch {
+		case e != nil && e.IsDir() && path == filepath.Join(d.path, lostAndFound):
+			return fs.SkipDir
+		case err != nil || e.IsDir():
 			return err
 		}
 		info, err := e.Info()

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -283,5 +284,64 @@ func TestOpen(t *testing.T) {
 		if b, err := sink.Open(t.Context(), where, sink.S3Options{}); err == nil {
 			t.Errorf("open %q: got %v and no error", where, b)
 		}
+	}
+}
+
+// What is somebody else's is no reason to list nothing.
+func TestDirListsBesideStrays(t *testing.T) {
+	for name, stray := range map[string]string{"backslash": `x\y`, "latin-1": "r\xe9sum\xe9", "lost+found": "lost+found/piece"} {
+		t.Run(name, func(t *testing.T) {
+			d := openDir(t, t.TempDir())
+			if err := d.Put(t.Context(), "a/b", strings.NewReader("x")); err != nil {
+				t.Fatal(err)
+			}
+			path := filepath.Join(d.Path(), stray)
+			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			write(t, path, "not ours")
+			for _, o := range []sink.ListOptions{{}, {Shallow: true}} {
+				var keys []string
+				for obj, err := range d.List(t.Context(), "", o) {
+					if err != nil {
+						t.Fatal(err)
+					}
+					keys = append(keys, obj.Key)
+				}
+				if len(keys) != 1 || !strings.HasPrefix(keys[0], "a/") {
+					t.Errorf("keys %q", keys)
+				}
+			}
+		})
+	}
+}
+
+// A new file system has a folder that only root may read.
+func TestDirUsedWithoutLostAndFound(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "lost+found"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "lost+found", "piece"), "not ours")
+	d := openDir(t, dir)
+	release, err := d.Lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release() //nolint:errcheck // the end of the test
+	if d.Used() != 0 {
+		t.Errorf("%d bytes are counted", d.Used())
+	}
+}
+
+// A folder that was moved to another disk and linked, which is not mounted: that is an error, and no endless loop.
+func TestDirPutThroughALinkToNowhere(t *testing.T) {
+	d := openDir(t, t.TempDir())
+	if err := os.Symlink("elsewhere", filepath.Join(d.Path(), "a")); err != nil {
+		t.Fatal(err)
+	}
+	debug.SetMaxStack(16 << 20)
+	if err := d.Put(t.Context(), "a/b/c", strings.NewReader("x")); err == nil {
+		t.Error("no error")
 	}
 }

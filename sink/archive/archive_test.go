@@ -256,7 +256,7 @@ func TestRuns(t *testing.T) {
 	}
 	// Records goes by the time, Runs by the day.
 	q := Query{Since: day.Add(30 * time.Hour), Until: day.Add(50 * time.Hour)}
-	if diff := cmp.Diff([]string{"02 a/u1/app.1", "02 a/u1/proxy.0", "02 a/u2/app.0"}, records(t, s.Records(t.Context(), q))); diff != "" {
+	if diff := cmp.Diff([]string{"02 a/u1/app.1", "02 a/u1/proxy.0", "02 a/u2/app.0", "02 a/u2/app.1@08"}, records(t, s.Records(t.Context(), q))); diff != "" {
 		t.Errorf("since and until (-want +got):\n%s", diff)
 	}
 	for _, q := range []Query{{Pod: "../x"}, {Cluster: "a/b"}, {Namespaces: []string{".."}}, {UID: "/"}, {Container: "A"}} {
@@ -461,4 +461,25 @@ func TestRecordsInParallel(t *testing.T) {
 			t.Errorf("%d at once, not %d", most, parallel)
 		}
 	})
+}
+
+// A run whose end lies behind Until on the same day is shown as it was before: by its last snapshot until then.
+func TestRecordsUntil(t *testing.T) {
+	s := newStock(t)
+	s.add(run("shop", "cart", "u", "app", 0, 13), "", bundle.LogOptions{})
+	for _, hours := range []float64{10, 11, 12.5} {
+		s.add(snapshot(run("shop", "cart", "u", "app", 0, hours)), "", bundle.LogOptions{})
+	}
+	s.add(run("shop", "cart", "u", "app", 1, 9), "", bundle.LogOptions{})
+	s.add(snapshot(run("shop", "cart", "u", "app", 1, 8)), "", bundle.LogOptions{})
+	var got []time.Time
+	for r, err := range s.Records(t.Context(), Query{Until: day.Add(12 * time.Hour)}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, ended(r))
+	}
+	if want := []time.Time{day.Add(11 * time.Hour), day.Add(9 * time.Hour)}; !slices.EqualFunc(got, want, time.Time.Equal) {
+		t.Errorf("ends %v, want %v", got, want)
+	}
 }

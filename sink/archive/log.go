@@ -130,7 +130,7 @@ func placeOfLine(places []place, line int64) int {
 	if i < len(places) && places[i].line == line {
 		return i
 	}
-	return i - 1
+	return max(i-1, 0)
 }
 
 // placeOfStamp finds the last frame that begins before a time: no line of an earlier one is as late.

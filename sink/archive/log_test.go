@@ -379,8 +379,16 @@ func TestHostileRecord(t *testing.T) {
 	for name, lie := range map[string]func(r *bundle.Record){
 		"another's log": func(r *bundle.Record) { r.Objects[0].Key = secret.Objects[0].Key },
 		"offset":        func(r *bundle.Record) { r.Objects[0].Frames[0].Offset = -1 },
+		"first-line":    func(r *bundle.Record) { r.Objects[0].Frames[0].FirstLine = 1 },
 		"lines":         func(r *bundle.Record) { r.Lines = 1 << 62 },
-		"size":          func(r *bundle.Record) { r.Objects[0].RawBytes = -1 },
+		"overflow": func(r *bundle.Record) {
+			second := r.Objects[0]
+			second.Key = strings.Replace(second.Key, ".log", ".2.log", 1)
+			second.Lines = 1<<63 - 1
+			r.Objects = append(r.Objects, second)
+			r.Lines += second.Lines
+		},
+		"size": func(r *bundle.Record) { r.Objects[0].RawBytes = -1 },
 	} {
 		r := run("a", "p", "u", "app", 0, 1)
 		s.t = t

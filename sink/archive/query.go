@@ -30,6 +30,8 @@ type Query struct {
 	// Snapshots includes every snapshot. Without it, one is left out if the run's final record or a
 	// later snapshot of the run is among the answers.
 	Snapshots bool
+	// exact includes those of Until's day: the final record may lie behind Until, and then one of them is the answer.
+	exact bool
 }
 
 // Run is a run that has a record here, as far as the record's key tells.
@@ -67,12 +69,14 @@ func (a *Archive) Runs(ctx context.Context, q Query) iter.Seq2[Run, error] {
 // record is yielded in its place, and the others follow; a *DamagedError says that the record itself
 // is to blame. After an error of a listing nothing follows.
 func (a *Archive) Records(ctx context.Context, q Query) iter.Seq2[*bundle.Record, error] {
+	q.exact = !q.Until.IsZero() && !q.Snapshots
 	records := inOrder(ctx, a.Runs(ctx, q), func(ctx context.Context, run Run) (*bundle.Record, error) {
 		return a.Record(ctx, run.Key)
 	})
+	seen := map[runHash]bool{}
 	return func(yield func(*bundle.Record, error) bool) {
 		for r, err := range records {
-			if err == nil && !q.contains(ended(r)) {
+			if err == nil && (!q.contains(ended(r)) || q.exact && worse(r, seen)) {
 				continue
 			}
 			if !yield(r, err) {
@@ -80,6 +84,18 @@ func (a *Archive) Records(ctx context.Context, q Query) iter.Seq2[*bundle.Record
 			}
 		}
 	}
+}
+
+// worse says whether a record is a snapshot of which something better was seen.
+func worse(r *bundle.Record, seen map[runHash]bool) bool {
+	k, err := bundle.KeyOf(r)
+	if err != nil {
+		return false // no record of an archive: Record has compared its key
+	}
+	id := sameRun(k)
+	known := seen[id]
+	seen[id] = true
+	return known && r.State.Running
 }
 
 // ended is the time that Since and Until are compared with.
@@ -184,7 +200,9 @@ func (a *Archive) runsOf(ctx context.Context, q Query, ns namespace) iter.Seq2[R
 				yield(Run{}, err)
 				return
 			}
-			for _, run := range choose(pod, q, seen) {
+			all := q
+			all.Snapshots = q.Snapshots || q.exact && pod[0].Key.Date == q.Until.UTC().Format(time.DateOnly)
+			for _, run := range choose(pod, all, seen) {
 				if !yield(run, nil) {
 					return
 				}

@@ -128,8 +128,10 @@ func (v *validation) sums(r *Record) {
 	var lines, raw int64
 	var first, last *time.Time
 	for _, o := range r.Objects {
-		lines += o.Lines
-		raw += o.RawBytes
+		if lines, raw = lines+o.Lines, raw+o.RawBytes; lines < 0 || raw < 0 {
+			v.add("its objects have more lines or bytes than can be counted")
+			return
+		}
 		if first == nil {
 			first = o.FirstStamp
 		}
@@ -187,7 +189,7 @@ func (v *validation) object(r *Record, i int) {
 	}
 	var next Frame
 	for j, f := range o.Frames {
-		if f.Offset != next.Offset || f.RawOffset != next.RawOffset || f.FirstLine < next.FirstLine ||
+		if f.Offset != next.Offset || f.RawOffset != next.RawOffset || f.FirstLine < next.FirstLine || j == 0 && f.FirstLine != 0 ||
 			f.StoredBytes <= 0 || f.RawBytes <= 0 || f.StoredBytes > o.StoredBytes-f.Offset || f.RawBytes > o.RawBytes-f.RawOffset {
 			v.add("object %q: frame %d does not follow the one before", o.Key, j)
 			return
