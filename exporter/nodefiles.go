@@ -159,11 +159,14 @@ func (c *capture) consult(ctx context.Context) {
 	_, err := c.fetch(ctx)
 	switch old := c.kept; {
 	case err == nil && (!old.had() || old.nextRuns && !old.own || c.log.Bytes() >= old.log.Bytes() || c.mends(old)):
-		if old.had() && old.tail.State == bundle.Proven && old.log.Last().Equal(c.log.Last()) {
+		if old.had() && old.tail.State == bundle.Proven && old.log.EndsLike(c.log) {
 			c.tail, c.quiet = old.tail, old.quiet
 		}
 		c.drop()
 	default:
+		if tail := c.tail; err == nil && tail.State == bundle.Proven && old.had() && c.log.EndsLike(old.log) {
+			old.tail = tail
+		}
 		c.reset()
 		c.held, c.kept = *old, nil
 	}

@@ -281,3 +281,33 @@ func TestNodeFilesForbidden(t *testing.T) {
 		t.Errorf("the missing right is not told in %q", text)
 	}
 }
+
+// The kubelet rotates a log when its container has ended, and then the API serves nothing of it. What was streamed is more
+// than the node still has, and ends as its files do.
+func TestNodeFilesProveAStreamsTail(t *testing.T) {
+	t.Parallel()
+	w, n := newWorld(t), newNode(t)
+	pod, c := w.pod("rotated")
+	at := time.Now()
+	n.write(pod, "0.log.20260102-030405", at.Add(time.Microsecond), "two", "three")
+	n.write(pod, "0.log", at)
+	w.kube.SetPod(pod)
+	w.start(func(o *Options) {
+		n.use(NodeLogsRecover)(o)
+		live(o)
+	})
+	w.until("a stream", func() bool { return c.Following() > 0 })
+	for i, word := range []string{"one\n", "two\n", "three\n"} {
+		c.Print(at.Add(time.Duration(i)*time.Microsecond), word)
+	}
+	w.until("what is printed to be read", func() bool { return c.Following() > 0 })
+	<-time.After(3 * time.Second) // the files are old enough to have all of it
+	c.RotateAndExit(at, "")
+	exit(pod, 0)
+	pod.Status.ContainerStatuses[0].State.Terminated.FinishedAt.Time = at
+	w.kube.SetPod(pod)
+	rec := w.await(1)[0]
+	if got := words(w.text(rec)); got != "one two three" || !rec.Verdict.Complete {
+		t.Errorf("log %q, verdict %+v, reads %+v", got, rec.Verdict, rec.Capture.Reads)
+	}
+}

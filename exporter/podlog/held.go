@@ -143,3 +143,20 @@ func (l *Log) End() (end End, ok bool) {
 	end.Last, end.Oldest = time.Unix(0, l.heldStamp).UTC(), time.Unix(0, oldest).UTC()
 	return end, end.Times > 0 && end.Times < ringSize && l.open.n == 0
 }
+
+// EndsLike says whether two logs end with the same lines, from the first one that has the last stamp on.
+func (l *Log) EndsLike(o *Log) bool {
+	if l.open.n != o.open.n || l.open.n > 0 && l.open.digest.Sum64() != o.open.digest.Sum64() {
+		return false
+	}
+	for i := int64(1); i <= int64(min(len(l.ring), len(o.ring))); i++ {
+		a, b := l.at(l.lines-i), o.at(o.lines-i)
+		if a.full != b.full || a.stamp != b.stamp {
+			return false
+		}
+		if a.stamp != 0 && a.stamp < l.lastStamp.UnixNano() {
+			return true
+		}
+	}
+	return l.lines == o.lines && l.lines == int64(len(l.ring)) && l.shift == o.shift
+}

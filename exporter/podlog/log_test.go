@@ -267,3 +267,32 @@ func TestCompareStamps(t *testing.T) {
 		})
 	}
 }
+
+// Two logs end alike only if all lines of their last stamp are the same.
+func TestEndsLike(t *testing.T) {
+	const a, b, c = "2026-03-01T12:00:00.000000001Z a\n", "2026-03-01T12:00:00.000000002Z b\n", "2026-03-01T12:00:00.000000002Z c\n"
+	for _, tt := range []struct {
+		one, other string
+		want       bool
+	}{
+		{a + b, b, false}, // which may have lost a line of that stamp
+		{a + b, a + b, true},
+		{a, a, true},
+		{a + b + c, "2026-03-01T11:00:00.000000000Z before\n" + a + b + c, true},
+		{a + b + c, a + b, false},
+		{a + b + c, a + c, false},
+		{a + c + b, a + b, false},
+		{a + b, a + "2026-03-01T12:00:00.000000002Z b", false},
+		{"", "", true},
+	} {
+		logs := [2]*Log{New(io.Discard, "id"), New(io.Discard, "id")}
+		for i, text := range []string{tt.one, tt.other} {
+			if _, err := logs[i].Read(strings.NewReader(text)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if logs[0].EndsLike(logs[1]) != tt.want || logs[1].EndsLike(logs[0]) != tt.want {
+			t.Errorf("%q and %q: not %v", tt.one, tt.other, tt.want)
+		}
+	}
+}
