@@ -92,12 +92,11 @@ func (e *AccessError) lacks(verbs ...string) bool {
 }
 
 // Fix returns the kubectl commands that grant what is missing.
-func (e *AccessError) Fix() string {
+func (e *AccessError) Fix() (steps []string) {
 	subject := "--user=" + e.Identity
 	if sa, name, ok := serviceAccount(e.Identity); ok {
 		subject = "--serviceaccount=" + sa + ":" + name
 	}
-	var steps []string
 	done := make(map[string]bool)
 	for _, p := range e.Missing {
 		name, what := "kubelogexporter", "--verb=get,list,watch --resource=pods,pods/log"
@@ -114,7 +113,7 @@ func (e *AccessError) Fix() string {
 				fmt.Sprintf("kubectl create %sbinding %s%s --%s=%s %s", kind, name, where, kind, name, subject))
 		}
 	}
-	return strings.Join(steps, " && ")
+	return steps
 }
 
 // verbs lists those that are missing for the resource of one right.
@@ -216,7 +215,7 @@ func (a *access) forbidden(ctx context.Context, namespace string, cause error) {
 func (a *access) tell(namespace string, cause, checked error) {
 	args := []any{"namespace", namespace, "err", cause}
 	if missing, ok := checked.(*AccessError); ok { //nolint:errorlint // check returns it as it is
-		args = []any{"namespace", namespace, "err", missing, "fix", missing.Fix()}
+		args = []any{"namespace", namespace, "err", missing, "fix", strings.Join(missing.Fix(), " && ")}
 		if slices.ContainsFunc(missing.Missing, func(p Permission) bool { return p.Namespace == "" }) {
 			args = append(args, "or", "name the namespaces that it may see")
 		}
@@ -226,14 +225,9 @@ func (a *access) tell(namespace string, cause, checked error) {
 
 // serviceAccount splits the user name of a service account.
 func serviceAccount(user string) (namespace, name string, ok bool) {
-	const prefix = "system:serviceaccount:"
-	if len(user) <= len(prefix) || user[:len(prefix)] != prefix {
+	rest, ok := strings.CutPrefix(user, "system:serviceaccount:")
+	if !ok {
 		return "", "", false
 	}
-	for i := len(prefix); i < len(user); i++ {
-		if user[i] == ':' {
-			return user[len(prefix):i], user[i+1:], true
-		}
-	}
-	return "", "", false
+	return strings.Cut(rest, ":")
 }

@@ -1,6 +1,9 @@
 package exporter
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 // Each role is made once, with all that is missing of it.
 func TestAccessFix(t *testing.T) {
@@ -14,7 +17,7 @@ func TestAccessFix(t *testing.T) {
 		"kubectl create clusterrolebinding kubelogexporter-nodes --clusterrole=kubelogexporter-nodes --user=ann && " +
 		"kubectl create role kubelogexporter-leases -n x --verb=get,update --resource=leases.coordination.k8s.io && " +
 		"kubectl create rolebinding kubelogexporter-leases -n x --role=kubelogexporter-leases --user=ann"
-	if got := e.Fix(); got != want {
+	if got := strings.Join(e.Fix(), " && "); got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
 }

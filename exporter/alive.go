@@ -3,6 +3,7 @@ package exporter
 import (
 	"context"
 	"errors"
+	"io"
 	"iter"
 	"strings"
 	"sync"
@@ -174,7 +175,7 @@ func (e *Exporter) firstLook(ctx context.Context, r *run) (begun bool) {
 		return false
 	}
 	defer body.Close() //nolint:errcheck // a look only
-	l := podlog.New(discard{}, r.id.containerID)
+	l := podlog.New(io.Discard, r.id.containerID)
 	res, err := l.Read(body)
 	switch first := l.First(); {
 	case res.Text != "":
@@ -189,10 +190,6 @@ func (e *Exporter) firstLook(ctx context.Context, r *run) (begun bool) {
 	}
 	return r.witnessHead(time.Time{})
 }
-
-type discard struct{}
-
-func (discard) Write(p []byte) (int, error) { return len(p), nil }
 
 // maxLookBack bounds the days that are searched for the record of a run that vanished.
 const maxLookBack = 31

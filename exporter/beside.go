@@ -105,7 +105,7 @@ func (b *besideRead) read(ctx context.Context, c *capture) error {
 	if err != nil {
 		return err //nolint:wrapcheck // likewise
 	}
-	probe := podlog.New(discard{}, c.run.id.containerID)
+	probe := podlog.New(io.Discard, c.run.id.containerID)
 	res, err := probe.Read(bytes.NewReader(b.body))
 	if err == nil && (res.TextKind != podlog.TextNone || len(b.body) > besideSize) {
 		err = errNotAllOfIt

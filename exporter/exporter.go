@@ -177,6 +177,12 @@ type Exporter struct {
 	syncing                  inFlight                // informers that have not seen every pod yet
 }
 
+// Errors of New.
+var (
+	ErrSpool   = errors.New("open spool")  // the spool cannot be used
+	ErrNoSpool = errors.New("is no spool") // because its directory holds something else
+)
+
 // New checks the options, opens and locks the spool, and touches neither cluster nor bucket.
 func New(o Options) (*Exporter, error) {
 	if o.Kube == nil || o.Bucket == nil || o.Spool == "" || o.Log == nil {
@@ -205,11 +211,11 @@ func New(o Options) (*Exporter, error) {
 	}
 	spool, err := sink.OpenDir(o.Spool)
 	if err != nil {
-		return nil, fmt.Errorf("open spool: %w", err)
+		return nil, fmt.Errorf("%w: %w", ErrSpool, err)
 	}
 	unlock, err := spool.Lock()
 	if err != nil {
-		return nil, fmt.Errorf("open spool: %w", err)
+		return nil, fmt.Errorf("%w: %w", ErrSpool, err)
 	}
 	e := &Exporter{
 		kube: kube, source: podlog.Source{Pods: logs.CoreV1()}, bucket: o.Bucket, spool: spool, unlock: unlock,
@@ -270,19 +276,19 @@ func checkSpool(dir string) error {
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("open spool: %w", err)
+		return fmt.Errorf("%w: %w", ErrSpool, err)
 	}
 	for _, e := range entries {
 		if e.Name() != "lost+found" { // of a new volume
-			return fmt.Errorf("open spool: %s holds %s and is no spool: name an empty directory", dir, e.Name())
+			return fmt.Errorf("%w: %s holds %s and %w: name an empty directory", ErrSpool, dir, e.Name(), ErrNoSpool)
 		}
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // as for every sink.Dir
-		return fmt.Errorf("open spool: %w", err)
+		return fmt.Errorf("%w: %w", ErrSpool, err)
 	}
 	text := "This directory holds captures on their way to the archive. They leave it by themselves.\n"
 	if err := os.WriteFile(mark, []byte(text), 0o644); err != nil { //nolint:gosec // nothing secret
-		return fmt.Errorf("open spool: %w", err)
+		return fmt.Errorf("%w: %w", ErrSpool, err)
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package exporter
 
 import (
 	"context"
+	"io"
 	"time"
 
 	"github.com/kubelogexporter/kubelogexporter/exporter/podlog"
@@ -22,7 +23,7 @@ func (c *capture) recount(ctx context.Context, previous bool) {
 		return
 	}
 	defer body.Close() //nolint:errcheck // a body that was read to its end
-	whole := podlog.New(discard{}, c.run.id.containerID)
+	whole := podlog.New(io.Discard, c.run.id.containerID)
 	res, err := whole.Read(stalled(body))
 	c.note("recount", res, err)
 	if err != nil || res.TextKind != podlog.TextNone {

@@ -3,6 +3,7 @@ package exporter
 import (
 	"context"
 	"errors"
+	"io"
 	"time"
 
 	"github.com/kubelogexporter/kubelogexporter/exporter/podlog"
@@ -29,7 +30,7 @@ func (c *capture) glimpse(ctx context.Context, previous bool) glimpse {
 	if err != nil {
 		return glimpse{none: podlog.Classify(err) == podlog.RefusedNotThere}
 	}
-	probe := podlog.New(discard{}, c.run.id.containerID)
+	probe := podlog.New(io.Discard, c.run.id.containerID)
 	res, err := probe.Read(body)
 	_ = body.Close()
 	if err != nil || res.TextKind != podlog.TextNone {

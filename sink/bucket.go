@@ -20,6 +20,8 @@ var (
 	ErrInvalidKey = errors.New("invalid key")
 	// ErrDamaged says that a body is not what its hash says. Nothing was stored.
 	ErrDamaged = errors.New("damaged")
+	// ErrLocked says that another process holds a directory's lock.
+	ErrLocked = errors.New("another process uses this directory")
 	// ErrMismatch says that the store's answer to an upload tells of other bytes than were sent.
 	ErrMismatch = errors.New("the store has other bytes")
 	// ErrChanged says that an object is no longer the one that was to be replaced.

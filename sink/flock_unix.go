@@ -12,7 +12,7 @@ import (
 func flock(f *os.File) error {
 	err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) //nolint:gosec // a descriptor fits
 	if errors.Is(err, syscall.EWOULDBLOCK) {
-		return errors.New("another process uses this directory")
+		return ErrLocked
 	}
 	return err
 }

@@ -7,30 +7,29 @@ import (
 	"io/fs"
 	"os"
 	"slices"
-	"time"
 
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
 
 	"github.com/kubelogexporter/kubelogexporter/exporter/config"
+	"github.com/kubelogexporter/kubelogexporter/exporter/redact"
+	"github.com/kubelogexporter/kubelogexporter/exporter/schedule"
 )
-
-// configHooks are what the configuration leaves to other packages. Without them less is checked.
-type configHooks struct {
-	checkSchedule  func(*config.Schedule, config.Duration) error
-	checkRedaction func(*config.Redaction) error
-	redactions     []string                                  // names of the built-in rules
-	next           func(*config.Export) ([]time.Time, error) // the next starts
-}
 
 // configOptions say what goes before a file: the environment, and the flags of the command that were
 // given on the command line.
 func (a *app) configOptions(cmd *cobra.Command) config.Options {
-	h := newConfigHooks()
 	o := config.Options{
-		Lookup:        func(name string) (string, bool) { v, ok := a.environ[name]; return v, ok },
-		Flags:         make(map[string]string),
-		CheckSchedule: h.checkSchedule, CheckRedaction: h.checkRedaction, Redactions: h.redactions,
+		Lookup: func(name string) (string, bool) { v, ok := a.environ[name]; return v, ok },
+		Flags:  make(map[string]string),
+		CheckSchedule: func(c *config.Schedule, watchFor config.Duration) error {
+			_, err := schedule.Parse(scheduleSpec(c, watchFor))
+			return err
+		},
+		CheckRedaction: func(c *config.Redaction) error { _, err := redactor(c); return err },
+	}
+	for _, r := range redact.Builtin() {
+		o.Redactions = append(o.Redactions, r.Name)
 	}
 	for name := range config.Flags() {
 		f := cmd.Flags().Lookup(name)

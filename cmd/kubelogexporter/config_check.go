@@ -63,12 +63,8 @@ storage whether the bucket can be reached and takes objects: as at the start of
 	return cmd
 }
 
-// printStarts shows when the schedules will start next, if somebody knows.
+// printStarts shows when the schedules will start next.
 func (a *app) printStarts(c *config.Config) error {
-	next := newConfigHooks().next
-	if next == nil {
-		return nil
-	}
 	for _, e := range c.Exports {
 		if e.Schedule == nil {
 			continue
@@ -77,7 +73,7 @@ func (a *app) printStarts(c *config.Config) error {
 			fmt.Fprintf(a.stdout, "%s: suspended\n", e.Name)
 			continue
 		}
-		starts, err := next(&e)
+		starts, err := nextStarts(&e)
 		if err != nil {
 			return fmt.Errorf("find next starts of %s: %w", e.Name, err)
 		}

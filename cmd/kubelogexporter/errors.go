@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
-	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
@@ -145,7 +144,7 @@ func accessHints(e *exporter.AccessError) []string {
 		}
 		hints = append(hints, fmt.Sprintf("missing: %s; check: kubectl auth can-i %s %s%s%s", p, p.Verb, resource, where, as))
 	}
-	for step := range strings.SplitSeq(e.Fix(), " && ") {
+	for _, step := range e.Fix() {
 		hints = append(hints, "fix: "+step)
 	}
 	if slices.ContainsFunc(e.Missing, func(p exporter.Permission) bool { return p.Resource == "pods" && p.Namespace == "" }) {

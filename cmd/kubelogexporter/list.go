@@ -110,7 +110,7 @@ func (q *queryFlags) build(args []string, now time.Time) (archive.Query, error) 
 func checkNames(q archive.Query) error {
 	for _, namespace := range append([]string{"n"}, q.Namespaces...) {
 		k := bundle.RunKey{
-			Cluster: cmp.Or(q.Cluster, "c"), Namespace: namespace, Date: "2006-01-02", Pod: cmp.Or(q.Pod, "p"),
+			Cluster: cmp.Or(q.Cluster, "c"), Namespace: namespace, Date: time.DateOnly, Pod: cmp.Or(q.Pod, "p"),
 			UID: cmp.Or(q.UID, "u"), Container: cmp.Or(q.Container, "c"), ID12: bundle.ID12(""),
 		}
 		if err := k.Check(); err != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kubelogexporter/kubelogexporter/exporter"
+	"github.com/kubelogexporter/kubelogexporter/exporter/nodelog"
 	"github.com/kubelogexporter/kubelogexporter/sink"
 	"github.com/kubelogexporter/kubelogexporter/sink/archive"
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
@@ -235,16 +237,16 @@ func tryStore(ctx context.Context, s *sink.S3) (limits []string, err error) {
 
 // startError words why an exporter cannot be made.
 func startError(err error) error {
-	if strings.Contains(err.Error(), "configure TLS to kubelets") {
+	if errors.Is(err, nodelog.ErrTLS) {
 		return &codeError{error: err, code: exitUsage, hints: []string{"name a file with PEM certificates that can be read with --kubelet-ca, or kubelets.caFile in the configuration"}}
 	}
-	if strings.Contains(err.Error(), "is no spool") {
+	if errors.Is(err, exporter.ErrNoSpool) {
 		return &codeError{error: err, code: exitError, hints: []string{"name an empty directory, or one that is not there yet, with --spool"}}
 	}
-	if strings.Contains(err.Error(), "another process uses") {
+	if errors.Is(err, sink.ErrLocked) {
 		return &codeError{error: err, code: exitError, hints: []string{"stop the other one, or give this one a directory of its own with --spool"}}
 	}
-	if strings.Contains(err.Error(), "spool") {
+	if errors.Is(err, exporter.ErrSpool) {
 		return &codeError{error: err, code: exitError, hints: []string{"name a writable directory with --spool"}}
 	}
 	return fmt.Errorf("start: %w", err)

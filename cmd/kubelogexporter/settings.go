@@ -37,22 +37,6 @@ func (a *app) loadSettings(cmd *cobra.Command, file string) (*settings, error) {
 // load reads the file as it is now.
 func (s *settings) load() (*config.Config, error) { return config.Load(s.file, s.how) }
 
-// newConfigHooks is what other packages know of a configuration.
-func newConfigHooks() configHooks {
-	h := configHooks{
-		checkSchedule: func(c *config.Schedule, watchFor config.Duration) error {
-			_, err := schedule.Parse(scheduleSpec(c, watchFor))
-			return err
-		},
-		checkRedaction: func(c *config.Redaction) error { _, err := redactor(c); return err },
-		next:           nextStarts,
-	}
-	for _, r := range redact.Builtin() {
-		h.redactions = append(h.redactions, r.Name)
-	}
-	return h
-}
-
 // nextStarts are the next three starts of an export.
 func nextStarts(x *config.Export) (starts []time.Time, err error) {
 	s, err := schedule.Parse(scheduleSpec(x.Schedule, x.WatchFor))

@@ -103,9 +103,6 @@ func (k *Kubelet) Requests() []string {
 	return append([]string(nil), k.requests...)
 }
 
-// CutConnections ends all connections, as a kubelet's restart does.
-func (k *Kubelet) CutConnections() { k.http.CloseClientConnections() }
-
 func (k *Kubelet) serve(w http.ResponseWriter, r *http.Request, files http.Handler) {
 	if !k.knows(r.Header.Get("Authorization")) {
 		http.Error(w, "Unauthorized", http.StatusUnauthorized)

@@ -80,7 +80,7 @@ func New(o Options) (*Client, error) {
 	}
 	tlsConfig, err := rest.TLSConfigFor(config)
 	if err != nil {
-		return nil, fmt.Errorf("configure TLS to kubelets: %w", err)
+		return nil, fmt.Errorf("%w: %w", ErrTLS, err)
 	}
 	transport := &http.Transport{
 		TLSClientConfig: tlsConfig,

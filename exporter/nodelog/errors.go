@@ -15,6 +15,8 @@ var (
 	// ErrNotFound: the node holds no file of that run. The pod's directory was removed, the run was
 	// replaced, or the kubelet keeps its logs outside of /var/log (podLogsDir).
 	ErrNotFound = errors.New("the node holds no log files of this run")
+	// ErrTLS: what was configured for the kubelets' certificates cannot be used.
+	ErrTLS = errors.New("configure TLS to kubelets")
 	// ErrForbidden: the kubelet does not let this identity read its files. The right is the verb get
 	// on the resource nodes/log, in a ClusterRole.
 	ErrForbidden = errors.New("the kubelet refuses: the identity needs the right to get nodes/log")

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -52,7 +53,7 @@ func (a *Archive) Find(ctx context.Context, q Query) (*Pod, error) {
 	case len(places) == 0:
 		return nil, fmt.Errorf("find pod %s: %w", q.Pod, sink.ErrNotFound)
 	case len(places) > 1:
-		return nil, fmt.Errorf("find pod %s: %w: it is in %s", q.Pod, ErrAmbiguous, join(places))
+		return nil, fmt.Errorf("find pod %s: %w: it is in %s", q.Pod, ErrAmbiguous, strings.Join(slices.Sorted(maps.Keys(places)), ", "))
 	}
 	var candidates []*Pod
 	for _, pod := range byUID {
@@ -164,13 +165,4 @@ func (p *Pod) of(container string) ([]Run, error) {
 		seen[id] = true
 		return skip
 	}), nil
-}
-
-func join(set map[string]bool) string {
-	var names []string
-	for name := range set {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return strings.Join(names, ", ")
 }

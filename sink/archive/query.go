@@ -114,7 +114,7 @@ func (q Query) contains(t time.Time) bool {
 
 // hasDay says whether a run that ended on this day can match.
 func (q Query) hasDay(date string) bool {
-	day, err := time.Parse("2006-01-02", date)
+	day, err := time.Parse(time.DateOnly, date)
 	return err == nil && (q.Since.IsZero() || day.AddDate(0, 0, 1).After(q.Since)) && (q.Until.IsZero() || day.Before(q.Until))
 }
 
@@ -138,7 +138,7 @@ func (q Query) check() error {
 	}
 	for _, name := range names {
 		k := bundle.RunKey{
-			Cluster: cmp.Or(q.Cluster, "c"), Namespace: cmp.Or(name, "n"), Date: "2006-01-02",
+			Cluster: cmp.Or(q.Cluster, "c"), Namespace: cmp.Or(name, "n"), Date: time.DateOnly,
 			Pod: cmp.Or(q.Pod, "p"), UID: cmp.Or(q.UID, "u"), Container: cmp.Or(q.Container, "c"), ID12: bundle.ID12(""),
 		}
 		if q.Restart != nil {

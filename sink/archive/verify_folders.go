@@ -77,7 +77,7 @@ func (v *verifier) folders(ctx context.Context) iter.Seq2[folder, error] {
 // namespace lists one namespace.
 func (v *verifier) namespace(ctx context.Context, cluster, ns string, pass func(folder) bool) {
 	days := v.names(ctx, bundle.NamespacePrefix(cluster, ns), "date=", func(day string) bool {
-		_, err := time.Parse("2006-01-02", day)
+		_, err := time.Parse(time.DateOnly, day)
 		return err == nil
 	}, pass)
 	slices.Sort(days)

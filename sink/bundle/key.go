@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	dateLayout = "2006-01-02"
+	dateLayout = time.DateOnly
 	// snapshotLayout has no colon: keys become file names, and some file systems forbid it. All nine
 	// digits are kept, so that keys of one run sort by time.
 	snapshotLayout = "at20060102T150405.000000000Z"
