@@ -225,7 +225,7 @@ func tellsMore(key string, ours *bundle.Record, stored []byte) (bool, error) {
 		return true, nil // cut short on its way, by whoever stored it
 	}
 	theirs, err := bundle.Decode(stored)
-	if errors.Is(err, bundle.ErrChanged) {
+	if errors.Is(err, bundle.ErrDigest) {
 		return true, nil
 	}
 	if err != nil {

@@ -41,19 +41,19 @@ func appendDigest(b []byte) []byte {
 	return append(b, digestClose...)
 }
 
-// ErrChanged says that a record is not as it was written.
-var ErrChanged = errors.New("it was changed after it was written")
+// ErrDigest says that a record does not fit its digest.
+var ErrDigest = errors.New("it was changed after it was written")
 
 // checkDigest compares the bytes of a record with the digest at their end.
 func checkDigest(b []byte) error {
 	n := len(b) - digestEnd
 	if n < 0 || !bytes.HasPrefix(b[n:], []byte(digestOpen)) || !bytes.HasSuffix(b, []byte(digestClose)) {
-		return fmt.Errorf("it does not end with its digest, so %w", ErrChanged)
+		return fmt.Errorf("it does not end with its digest, so %w", ErrDigest)
 	}
 	sum := sha256.Sum256(b[:n])
 	said := string(b[n+len(digestOpen) : len(b)-len(digestClose)])
 	if is := hex.EncodeToString(sum[:]); said != is {
-		return fmt.Errorf("its bytes have the sha256 %s and its digest says %q, so %w", is, said, ErrChanged)
+		return fmt.Errorf("its bytes have the sha256 %s and its digest says %q, so %w", is, said, ErrDigest)
 	}
 	return nil
 }
