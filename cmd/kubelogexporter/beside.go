@@ -13,6 +13,7 @@ import (
 
 	"github.com/kubelogexporter/kubelogexporter/exporter"
 	"github.com/kubelogexporter/kubelogexporter/exporter/notify"
+	"github.com/kubelogexporter/kubelogexporter/sink"
 )
 
 // beside is what runs beside an exporter: schedules, reloads and the HTTP server.
@@ -85,6 +86,9 @@ func (v *events) start() (stop func()) {
 // nobody.
 func (c *captureFlags) notifier(o *exporter.Options, log *slog.Logger) (*events, error) {
 	n := notify.Options{Source: "/kubelogexporter/" + o.Cluster, Log: log}
+	if _, ok := o.Bucket.(*sink.S3); ok { // a directory's path says nothing elsewhere
+		n.Archive = c.sink.sink
+	}
 	if c.settings != nil {
 		if ce := c.settings.config.Notifications.CloudEvents; ce != nil {
 			n.Sink, n.Extensions = ce.Sink, ce.Overrides.Extensions

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -21,6 +22,9 @@ import (
 	cehttp "github.com/cloudevents/sdk-go/v2/protocol/http"
 	"github.com/rogpeppe/go-internal/testscript"
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kubelogexporter/kubelogexporter/exporter"
+	"github.com/kubelogexporter/kubelogexporter/sink"
 )
 
 // receiver keeps the CloudEvents that are sent to it.
@@ -120,4 +124,27 @@ func event(ts *testscript.TestScript, neg bool, args []string) {
 	_, err = body.ReadFrom(r.Body)
 	ts.Check(err)
 	send(ts, neg, url, token, r.Header, body.String())
+}
+
+// An event says where in S3 the record is, for what is too large to be sent along.
+func TestEventNamesTheRecord(t *testing.T) {
+	r := &receiver{}
+	server := httptest.NewServer(r)
+	defer server.Close()
+	t.Setenv("K_SINK", server.URL)
+	bucket, err := sink.OpenS3(t.Context(), sink.S3Options{Bucket: "logs", Prefix: "prod", Endpoint: "http://127.0.0.1:1", Region: "us-east-1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := exporter.Options{Cluster: "c", Bucket: bucket}
+	events, err := (&captureFlags{sink: sinkFlags{sink: "s3://logs/prod"}}).notifier(&o, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := events.start()
+	o.Archived("cluster=c/_app.0.json", []byte("{}"))
+	stop()
+	if list := r.list(); len(list) != 1 || list[0].Extensions()["dataref"] != "s3://logs/prod/cluster=c/_app.0.json" {
+		t.Errorf("events %v", list)
+	}
 }
