@@ -132,17 +132,6 @@ func (q *queue) done(l int) {
 	q.poke()
 }
 
-// waiting returns how many tasks have not begun.
-func (q *queue) waiting() int {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	n := len(q.delayed)
-	for l := range q.ready {
-		n += len(q.ready[l])
-	}
-	return n
-}
-
 func lane(p priority) int {
 	switch p {
 	case prioDying:

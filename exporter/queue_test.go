@@ -87,3 +87,14 @@ func TestBackoff(t *testing.T) {
 		t.Error(backoff(0), backoff(1), backoff(2), backoff(1000))
 	}
 }
+
+// waiting returns how many tasks have not begun.
+func (q *queue) waiting() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	n := len(q.delayed)
+	for l := range q.ready {
+		n += len(q.ready[l])
+	}
+	return n
+}

@@ -41,7 +41,7 @@ storage whether the bucket can be reached and takes objects: as at the start of
 			if err != nil {
 				return err
 			}
-			if err := a.printStarts(c); err != nil {
+			if err := errors.Join(a.printStarts(c), a.printSlow(c)); err != nil {
 				return err
 			}
 			if online {
@@ -82,6 +82,23 @@ func (a *app) printStarts(c *config.Config) error {
 			texts = append(texts, t.Format(time.RFC3339))
 		}
 		fmt.Fprintf(a.stdout, "%s: next starts %s\n", e.Name, strings.Join(texts, ", "))
+	}
+	return nil
+}
+
+// printSlow names the rules of redaction that are tried on every line.
+func (a *app) printSlow(c *config.Config) error {
+	for _, e := range c.Exports {
+		if e.Redact == nil {
+			continue
+		}
+		r, err := redactor(e.Redact)
+		if err != nil {
+			return err
+		}
+		if slow := r.Slow(); len(slow) > 0 {
+			fmt.Fprintf(a.stderr, "note: %s: redaction is slower by %s, whose pattern holds no fixed text and is tried on every line\n", e.Name, strings.Join(slow, ", "))
+		}
 	}
 	return nil
 }

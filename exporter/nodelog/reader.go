@@ -31,7 +31,6 @@ type File struct {
 	Name     string    // the one it had last
 	Bytes    int64     // received, as stored
 	Modified time.Time // zero if the kubelet did not say
-	LeftOut  bool      // it ended before the stamp that Open was given
 
 	stamp string
 }

@@ -110,7 +110,7 @@ func (s *source) leaveOut(since time.Time) error {
 		}
 		for _, old := range s.now.stamps[:i+1] {
 			s.seen[old] = true
-			s.left = append(s.left, File{Name: s.now.name(s.run.Restart, old), LeftOut: true, stamp: old})
+			s.left = append(s.left, File{Name: s.now.name(s.run.Restart, old), stamp: old})
 		}
 		s.left[i].Modified = t
 		return nil

@@ -37,12 +37,6 @@ func fields() [5]field {
 	}
 }
 
-// CheckCron says what is wrong with a line in a zone, nil if nothing is. An empty zone is UTC.
-func CheckCron(line, zone string) error {
-	_, err := Parse(Spec{Cron: line, TimeZone: zone})
-	return err
-}
-
 // loadZone finds a zone of the IANA database.
 func loadZone(name string) (*time.Location, error) {
 	switch name {

@@ -258,11 +258,11 @@ func TestParseRefuses(t *testing.T) {
 			t.Errorf("Parse(%+v): %v, want an error with %q", c.spec, err, c.want)
 		}
 	}
-	if err := CheckCron("0 3 * * *", "Europe/Berlin"); err != nil {
+	if _, err := Parse(Spec{Cron: "0 3 * * *", TimeZone: "Europe/Berlin"}); err != nil {
 		t.Error(err)
 	}
-	if err := CheckCron("0 3 * *", "Nope"); err == nil || !strings.Contains(err.Error(), "4 fields") || !strings.Contains(err.Error(), "Nope") {
-		t.Errorf("CheckCron tells %v, not both mistakes", err)
+	if _, err := Parse(Spec{Cron: "0 3 * *", TimeZone: "Nope"}); err == nil || !strings.Contains(err.Error(), "4 fields") || !strings.Contains(err.Error(), "Nope") {
+		t.Errorf("Parse tells %v, not both mistakes", err)
 	}
 }
 

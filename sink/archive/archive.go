@@ -46,11 +46,6 @@ func (a *Archive) Days(ctx context.Context, cluster, namespace string) ([]string
 	return a.folders(ctx, bundle.NamespacePrefix(cluster, namespace), "date=")
 }
 
-// Pods lists the names of the pods that had runs which ended on a day.
-func (a *Archive) Pods(ctx context.Context, cluster, namespace, date string) ([]string, error) {
-	return a.folders(ctx, bundle.DayPrefix(cluster, namespace, date), "")
-}
-
 // folders lists the folders directly under a prefix whose names begin with marker, without it.
 func (a *Archive) folders(ctx context.Context, prefix, marker string) ([]string, error) {
 	var names []string

@@ -206,7 +206,6 @@ func TestFolders(t *testing.T) {
 		{func() ([]string, error) { return s.Namespaces(ctx, "demo") }, []string{"a", "b"}},
 		{func() ([]string, error) { return s.Namespaces(ctx, "dem") }, nil},
 		{func() ([]string, error) { return s.Days(ctx, "demo", "b") }, []string{"2026-03-01", "2026-03-02"}},
-		{func() ([]string, error) { return s.Pods(ctx, "demo", "a", "2026-03-01") }, []string{"web", "webb"}},
 	} {
 		got, err := c.list()
 		if err != nil || !cmp.Equal(got, c.want) {
