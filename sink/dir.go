@@ -317,22 +317,39 @@ func (d *Dir) file(key string) (file, error) {
 	if err := CheckKey(key); err != nil {
 		return nil, err
 	}
+	if _, err := d.info("open", key); err != nil {
+		return nil, err // before it is opened: a pipe is waited for
+	}
 	f, err := d.root.OpenFile(key, os.O_RDONLY, 0)
 	if err != nil {
 		return nil, d.notFound("open", key, err)
 	}
-	if info, err := f.Stat(); err != nil || info.IsDir() {
-		return nil, errors.Join(fmt.Errorf("open %s in %s: %w", key, d.path, ErrNotFound), err, f.Close())
-	}
 	return f, nil
+}
+
+// info describes an object's file. Only a regular file is an object.
+func (d *Dir) info(verb, key string) (fs.FileInfo, error) {
+	info, err := d.root.Stat(key)
+	if err == nil && !info.Mode().IsRegular() {
+		err = fs.ErrNotExist
+	}
+	if err != nil {
+		return nil, d.notFound(verb, key, err)
+	}
+	return info, nil
 }
 
 // notFound words a failure to reach an object, and marks the one that callers branch on.
 func (d *Dir) notFound(verb, key string, err error) error {
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+	if isNowhere(err) {
 		err = ErrNotFound
 	}
 	return fmt.Errorf("%s %s in %s: %w", verb, key, d.path, err)
+}
+
+// isNowhere says that a path leads to nothing, as one through a file does, and links in a circle (ELOOP).
+func isNowhere(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP)
 }
 
 // Open implements Bucket.
@@ -364,12 +381,9 @@ func (d *Dir) Stat(ctx context.Context, key string) (Object, error) {
 	if err := ctx.Err(); err != nil {
 		return Object{}, fmt.Errorf("stat %s in %s: %w", key, d.path, err)
 	}
-	info, err := d.root.Stat(key)
-	if err == nil && info.IsDir() {
-		err = fs.ErrNotExist
-	}
+	info, err := d.info("stat", key)
 	if err != nil {
-		return Object{}, d.notFound("stat", key, err)
+		return Object{}, err
 	}
 	return Object{Key: key, Size: info.Size(), ModTime: info.ModTime()}, nil
 }

@@ -10,11 +10,11 @@ import (
 	"path"
 	"slices"
 	"strings"
-	"syscall"
 )
 
-// List implements Bucket. What cannot be an object's name is somebody else's and passed over, as lost+found is. A link
-// that leads out of the directory is an error: what is behind it cannot be looked at, and a listing without it would lie.
+// List implements Bucket. What cannot be an object is somebody else's and passed over: a name that is no key, what Stat
+// does not find, and lost+found. So is a link to a folder within the directory, which is listed where it is. A link that
+// leads out of the directory is an error: what is behind it cannot be looked at, and a listing without it would lie.
 func (d *Dir) List(ctx context.Context, prefix string, o ListOptions) iter.Seq2[Object, error] {
 	return func(yield func(Object, error) bool) {
 		if matchesNothing(prefix) {
@@ -43,7 +43,7 @@ func (l *lister) walk(dir string) bool {
 		return l.fail(err)
 	}
 	entries, err := l.d.entries(path.Join(".", dir))
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+	if isNowhere(err) {
 		return true
 	}
 	if err != nil {
@@ -88,7 +88,7 @@ func (l *lister) visit(key string) bool {
 	}
 	obj, err := l.d.Stat(l.ctx, key)
 	if errors.Is(err, ErrNotFound) {
-		return true // removed meanwhile
+		return true // removed meanwhile, or no file
 	}
 	if err != nil {
 		return l.fail(err)
@@ -102,7 +102,7 @@ func (l *lister) fail(err error) bool {
 }
 
 func (d *Dir) entries(dir string) ([]fs.DirEntry, error) {
-	f, err := d.root.OpenFile(dir, os.O_RDONLY, 0)
+	f, err := d.root.OpenFile(dir+"/", os.O_RDONLY, 0) // the slash, because a pipe is waited for
 	if err != nil {
 		return nil, err
 	}
