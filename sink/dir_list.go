@@ -17,7 +17,7 @@ import (
 // leads out of the directory is an error: what is behind it cannot be looked at, and a listing without it would lie.
 func (d *Dir) List(ctx context.Context, prefix string, o ListOptions) iter.Seq2[Object, error] {
 	return func(yield func(Object, error) bool) {
-		if matchesNothing(prefix) {
+		if matchesNothing(prefix) || strings.HasPrefix(prefix, lostAndFound) {
 			return
 		}
 		l := lister{d: d, ctx: ctx, prefix: prefix, o: o, yield: yield}
@@ -26,7 +26,7 @@ func (d *Dir) List(ctx context.Context, prefix string, o ListOptions) iter.Seq2[
 }
 
 // lostAndFound is the folder that a new file system has at its root, and that only root may read.
-const lostAndFound = "lost+found"
+const lostAndFound = "lost+found/"
 
 type lister struct {
 	d      *Dir
@@ -55,7 +55,7 @@ func (l *lister) walk(dir string) bool {
 		if e.IsDir() {
 			name += "/"
 		}
-		if CheckKey(dir+e.Name()) == nil && dir+e.Name() != lostAndFound {
+		if CheckKey(dir+e.Name()) == nil && dir+name != lostAndFound {
 			names = append(names, name)
 		}
 	}
