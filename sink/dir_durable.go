@@ -2,6 +2,7 @@ package sink
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path"
@@ -105,7 +106,11 @@ func (d *Dir) mkdirsOnce(dir string) error {
 			continue
 		}
 		err := d.settled.change(dir[:i], func() error { return d.root.Mkdir(dir[:i], 0o755) })
-		if err != nil && !errors.Is(err, fs.ErrExist) {
+		if errors.Is(err, fs.ErrExist) {
+			if _, err = d.root.Stat(dir[:i]); errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("make folder %s: it is a link to nowhere: %w", dir[:i], err)
+			}
+		} else if err != nil {
 			return err
 		}
 	}
