@@ -3,6 +3,7 @@ package bundle
 import (
 	"bytes"
 	"encoding/json"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -157,8 +158,19 @@ func TestValidate(t *testing.T) {
 		"frame missing":    func(r *Record) { r.Objects[0].Frames = r.Objects[0].Frames[:2] },
 		"frame of one":     func(r *Record) { r.Objects[0].Frames = r.Objects[0].Frames[:1] },
 		"frame lines":      func(r *Record) { r.Objects[0].Frames[1].FirstLine = 1 << 40 },
-		"last line":        func(r *Record) { r.LastLines[0] = strings.Repeat("x", 2000) },
-		"last lines":       func(r *Record) { r.LastLines = make([]string, 21) },
+		"frame first line": func(r *Record) { r.Objects[0].Frames[0].FirstLine = 1 },
+		"lines overflow": func(r *Record) {
+			r.Objects[0].Lines, r.Objects[1].Lines = math.MaxInt64, math.MaxInt64
+			sumUp(r)
+		},
+		"raw bytes overflow": func(r *Record) {
+			for i := range 2 {
+				r.Objects[i].RawBytes, r.Objects[i].Frames = math.MaxInt64, nil
+			}
+			sumUp(r)
+		},
+		"last line":  func(r *Record) { r.LastLines[0] = strings.Repeat("x", 2000) },
+		"last lines": func(r *Record) { r.LastLines = make([]string, 21) },
 	} {
 		r := validRecord(t)
 		breakIt(r)
@@ -172,6 +184,14 @@ func TestValidate(t *testing.T) {
 	r := &Record{}
 	if err := r.Validate(); err == nil || strings.Count(err.Error(), "\n") < 5 {
 		t.Errorf("not all problems at once: %v", err)
+	}
+}
+
+// sumUp makes the sums of a record those of its objects, as far as numbers go.
+func sumUp(r *Record) {
+	r.Lines, r.RawBytes = 0, 0
+	for _, o := range r.Objects {
+		r.Lines, r.RawBytes = r.Lines+o.Lines, r.RawBytes+o.RawBytes
 	}
 }
 
