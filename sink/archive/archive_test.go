@@ -461,24 +461,3 @@ func TestRecordsInParallel(t *testing.T) {
 		}
 	})
 }
-
-// A run whose end lies behind Until on the same day is shown as it was before: by its last snapshot until then.
-func TestRecordsUntil(t *testing.T) {
-	s := newStock(t)
-	s.add(run("shop", "cart", "u", "app", 0, 13), "", bundle.LogOptions{})
-	for _, hours := range []float64{10, 11, 12.5} {
-		s.add(snapshot(run("shop", "cart", "u", "app", 0, hours)), "", bundle.LogOptions{})
-	}
-	s.add(run("shop", "cart", "u", "app", 1, 9), "", bundle.LogOptions{})
-	s.add(snapshot(run("shop", "cart", "u", "app", 1, 8)), "", bundle.LogOptions{})
-	var got []time.Time
-	for r, err := range s.Records(t.Context(), Query{Until: day.Add(12 * time.Hour)}) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		got = append(got, ended(r))
-	}
-	if want := []time.Time{day.Add(11 * time.Hour), day.Add(9 * time.Hour)}; !slices.EqualFunc(got, want, time.Time.Equal) {
-		t.Errorf("ends %v, want %v", got, want)
-	}
-}

@@ -30,7 +30,8 @@ type Query struct {
 	// Snapshots includes every snapshot. Without it, one is left out if the run's final record or a
 	// later snapshot of the run is among the answers.
 	Snapshots bool
-	// exact includes those of Until's day: the final record may lie behind Until, and then one of them is the answer.
+	// exact keeps the last snapshot before Until beside a final record of Until's day: should that turn out to lie
+	// behind Until, the snapshot is the answer.
 	exact bool
 }
 
@@ -73,10 +74,10 @@ func (a *Archive) Records(ctx context.Context, q Query) iter.Seq2[*bundle.Record
 	records := inOrder(ctx, a.Runs(ctx, q), func(ctx context.Context, run Run) (*bundle.Record, error) {
 		return a.Record(ctx, run.Key)
 	})
-	seen := map[runHash]bool{}
+	over := map[runHash]bool{}
 	return func(yield func(*bundle.Record, error) bool) {
 		for r, err := range records {
-			if err == nil && (!q.contains(ended(r)) || q.exact && worse(r, seen)) {
+			if err == nil && (q.exact && q.outdated(r, over) || !q.contains(ended(r))) {
 				continue
 			}
 			if !yield(r, err) {
@@ -86,17 +87,21 @@ func (a *Archive) Records(ctx context.Context, q Query) iter.Seq2[*bundle.Record
 	}
 }
 
-// worse says whether a record is a snapshot of which something better was seen.
-func worse(r *bundle.Record, seen map[runHash]bool) bool {
+// outdated says whether a record is a snapshot of a run that was over before Until. Those are remembered of Until's day
+// only: of other days choose has left such snapshots out.
+func (q Query) outdated(r *bundle.Record, over map[runHash]bool) bool {
 	k, err := bundle.KeyOf(r)
 	if err != nil {
 		return false // no record of an archive: Record has compared its key
 	}
-	id := sameRun(k)
-	known := seen[id]
-	seen[id] = true
-	return known && r.State.Running
+	if !r.State.Running && q.lastDay(k) && ended(r).Before(q.Until) {
+		over[sameRun(k)] = true
+	}
+	return r.State.Running && over[sameRun(k)]
 }
+
+// lastDay says whether a record is of the day that Until lies in.
+func (q Query) lastDay(k bundle.RunKey) bool { return k.Date == q.Until.UTC().Format(time.DateOnly) }
 
 // ended is the time that Since and Until are compared with.
 func ended(r *bundle.Record) time.Time {
@@ -200,9 +205,7 @@ func (a *Archive) runsOf(ctx context.Context, q Query, ns namespace) iter.Seq2[R
 				yield(Run{}, err)
 				return
 			}
-			all := q
-			all.Snapshots = q.Snapshots || q.exact && pod[0].Key.Date == q.Until.UTC().Format(time.DateOnly)
-			for _, run := range choose(pod, all, seen) {
+			for _, run := range choose(pod, q, seen) {
 				if !yield(run, nil) {
 					return
 				}
@@ -221,10 +224,19 @@ func choose(runs []Run, q Query, seen map[runHash]bool) []Run {
 		return runs
 	}
 	return slices.DeleteFunc(runs, func(run Run) bool {
+		snapshot := !run.Key.Snapshot.IsZero()
+		if q.exact && q.lastDay(run.Key) {
+			switch {
+			case !snapshot:
+				return false // only its content tells whether it lies before Until
+			case !run.Key.Snapshot.Before(q.Until):
+				return true
+			}
+		}
 		id := sameRun(run.Key)
 		known := seen[id]
 		seen[id] = true
-		return known && !run.Key.Snapshot.IsZero()
+		return known && snapshot
 	})
 }
 
