@@ -159,12 +159,12 @@ func (c *capture) consult(ctx context.Context) {
 	_, err := c.fetch(ctx)
 	switch old := c.kept; {
 	case err == nil && (!old.had() || old.nextRuns && !old.own || c.log.Bytes() >= old.log.Bytes() || c.mends(old)):
-		if old.had() && old.tail.State == bundle.Proven && old.log.EndsLike(c.log) {
+		if old.had() && old.tail.State == bundle.Proven && c.log.EndsWith(old.log) {
 			c.tail, c.quiet = old.tail, old.quiet
 		}
 		c.drop()
 	default:
-		if tail := c.tail; err == nil && tail.State == bundle.Proven && old.had() && c.log.EndsLike(old.log) {
+		if tail := c.tail; err == nil && tail.State == bundle.Proven && old.had() && old.log.EndsWith(c.log) {
 			old.tail = tail
 		}
 		c.reset()

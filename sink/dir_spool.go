@@ -132,15 +132,22 @@ func (d *Dir) writeFile(name, text string) error {
 // Used returns how many bytes of objects there are, finished and in the making. It counts from Lock on.
 func (d *Dir) Used() int64 { return d.used.Load() }
 
-// count walks the directory.
+// count walks the directory, and removes folders that are empty: who had removed their last file was killed.
 func (d *Dir) count() error {
 	var used int64
+	var folders []string
 	err := filepath.WalkDir(d.path, func(path string, e fs.DirEntry, err error) error {
+		name, _ := filepath.Rel(d.path, path) // it is below
 		switch {
-		case e != nil && e.IsDir() && path == filepath.Join(d.path, lostAndFound):
+		case e != nil && e.IsDir() && name+"/" == lostAndFound:
 			return fs.SkipDir
-		case err != nil || e.IsDir():
+		case err != nil:
 			return err
+		case e.IsDir():
+			if !strings.HasPrefix(name, ".") {
+				folders = append(folders, name)
+			}
+			return nil
 		}
 		info, err := e.Info()
 		if err == nil {
@@ -150,6 +157,9 @@ func (d *Dir) count() error {
 	})
 	if err != nil {
 		return fmt.Errorf("count %s: %w", d.path, err)
+	}
+	for _, folder := range slices.Backward(folders) {
+		_ = d.root.Remove(folder) // fails where something is in it
 	}
 	d.used.Store(used)
 	return nil

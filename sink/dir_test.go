@@ -347,3 +347,24 @@ func TestDirPutThroughALinkToNowhere(t *testing.T) {
 		}
 	}
 }
+
+// Who is killed between the removal of a file and that of its folder leaves an empty one.
+func TestDirLockRemovesEmptyFolders(t *testing.T) {
+	dir := t.TempDir()
+	for _, folder := range []string{"a/b/c", "d/e"} {
+		if err := os.MkdirAll(filepath.Join(dir, folder), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, filepath.Join(dir, "d/file"), "x")
+	release, err := openDir(t, dir).Lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release() //nolint:errcheck // the end of the test
+	for name, want := range map[string]bool{"a": false, "d/e": false, "d/file": true} {
+		if _, err := os.Stat(filepath.Join(dir, name)); (err == nil) != want {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

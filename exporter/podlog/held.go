@@ -144,19 +144,19 @@ func (l *Log) End() (end End, ok bool) {
 	return end, end.Times > 0 && end.Times < ringSize && l.open.n == 0
 }
 
-// EndsLike says whether two logs end with the same lines, from the first one that has the last stamp on.
-func (l *Log) EndsLike(o *Log) bool {
+// EndsWith says whether a log ends with another's last lines: all those that have its last stamp.
+func (l *Log) EndsWith(o *Log) bool {
 	if l.open.n != o.open.n || l.open.n > 0 && l.open.digest.Sum64() != o.open.digest.Sum64() {
 		return false
 	}
-	for i := int64(1); i <= int64(min(len(l.ring), len(o.ring))); i++ {
-		a, b := l.at(l.lines-i), o.at(o.lines-i)
-		if a.full != b.full || a.stamp != b.stamp {
-			return false
-		}
-		if a.stamp != 0 && a.stamp < l.lastStamp.UnixNano() {
+	for i := int64(1); i <= int64(len(o.ring)); i++ {
+		last := o.at(o.lines - i)
+		if i > 1 && last.stamp != 0 && last.stamp < o.lastStamp.UnixNano() {
 			return true
 		}
+		if i > int64(len(l.ring)) || l.at(l.lines-i).full != last.full || l.at(l.lines-i).stamp != last.stamp {
+			return false
+		}
 	}
-	return l.lines == o.lines && l.lines == int64(len(l.ring)) && l.shift == o.shift
+	return o.lines == int64(len(o.ring)) && (o.lines > 0 || l.lines == 0)
 }

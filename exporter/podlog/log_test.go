@@ -268,21 +268,25 @@ func TestCompareStamps(t *testing.T) {
 	}
 }
 
-// Two logs end alike only if all lines of their last stamp are the same.
-func TestEndsLike(t *testing.T) {
+// A log ends with another's lines only if it has all of those that have the last stamp.
+func TestEndsWith(t *testing.T) {
 	const a, b, c = "2026-03-01T12:00:00.000000001Z a\n", "2026-03-01T12:00:00.000000002Z b\n", "2026-03-01T12:00:00.000000002Z c\n"
 	for _, tt := range []struct {
 		one, other string
 		want       bool
 	}{
-		{a + b, b, false}, // which may have lost a line of that stamp
+		{a + b, b, true},
+		{b, a + b, true},
+		{c, b + c, false}, // it lacks a line of that stamp
 		{a + b, a + b, true},
-		{a, a, true},
-		{a + b + c, "2026-03-01T11:00:00.000000000Z before\n" + a + b + c, true},
+		{a + b + c, a + b + c, true},
+		{"2026-03-01T11:00:00.000000000Z before\n" + a + b + c, a + b + c, true},
 		{a + b + c, a + b, false},
-		{a + b + c, a + c, false},
-		{a + c + b, a + b, false},
-		{a + b, a + "2026-03-01T12:00:00.000000002Z b", false},
+		{a + b, a + b + c, false},
+		{a + b + c, a + c, true}, // both end with the same line
+		{a + b, a + c + b, false},
+		{a + "2026-03-01T12:00:00.000000002Z b", a + b, false},
+		{a, "", false},
 		{"", "", true},
 	} {
 		logs := [2]*Log{New(io.Discard, "id"), New(io.Discard, "id")}
@@ -291,8 +295,8 @@ func TestEndsLike(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if logs[0].EndsLike(logs[1]) != tt.want || logs[1].EndsLike(logs[0]) != tt.want {
-			t.Errorf("%q and %q: not %v", tt.one, tt.other, tt.want)
+		if logs[0].EndsWith(logs[1]) != tt.want {
+			t.Errorf("%q with the end of %q: not %v", tt.one, tt.other, tt.want)
 		}
 	}
 }
