@@ -77,7 +77,7 @@ const (
 	ClassItem
 )
 
-// String names the class for people and metrics.
+// String names the class.
 func (c Class) String() string {
 	return [...]string{"retry", "slow", "hold", "object"}[c]
 }

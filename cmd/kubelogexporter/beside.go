@@ -116,17 +116,31 @@ func (c *captureFlags) notifier(o *exporter.Options, log *slog.Logger) (*events,
 // eventMetrics show what became of the events.
 type eventMetrics struct{ n *notify.Notifier }
 
-func eventDesc() *prometheus.Desc {
-	return prometheus.NewDesc("kubelogexporter_cloudevents_total", "CloudEvents of archived runs, by what became of them.", []string{"result"}, nil)
+func eventDesc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("kubelogexporter_cloudevents_"+name, help, labels, nil)
+}
+
+func (eventMetrics) descs() (results, retries, waiting *prometheus.Desc) {
+	return eventDesc("total", "CloudEvents of archived runs, by what became of them.", "result"),
+		eventDesc("retries_total", "Attempts to deliver a CloudEvent that failed and were made again."),
+		eventDesc("waiting", "CloudEvents that are to be delivered.")
 }
 
 // Describe implements prometheus.Collector.
-func (eventMetrics) Describe(ch chan<- *prometheus.Desc) { ch <- eventDesc() }
+func (m eventMetrics) Describe(ch chan<- *prometheus.Desc) {
+	results, retries, waiting := m.descs()
+	ch <- results
+	ch <- retries
+	ch <- waiting
+}
 
 // Collect implements prometheus.Collector.
 func (m eventMetrics) Collect(ch chan<- prometheus.Metric) {
+	results, retries, waiting := m.descs()
 	c := m.n.Counts()
 	for result, n := range map[string]int64{"delivered": c.Delivered, "rejected": c.Rejected, "expired": c.Expired, "dropped": c.Dropped} {
-		ch <- prometheus.MustNewConstMetric(eventDesc(), prometheus.CounterValue, float64(n), result)
+		ch <- prometheus.MustNewConstMetric(results, prometheus.CounterValue, float64(n), result)
 	}
+	ch <- prometheus.MustNewConstMetric(retries, prometheus.CounterValue, float64(c.Retries))
+	ch <- prometheus.MustNewConstMetric(waiting, prometheus.GaugeValue, float64(c.Waiting))
 }
