@@ -154,7 +154,7 @@ type Exporter struct {
 	maxNamed                 int
 	statusWait, lostAfter    time.Duration
 	pollLive                 time.Duration
-	settleDying              time.Duration
+	settleDying, rescope     time.Duration
 	stopped                  chan struct{} // closed when Run's context has ended
 	ship                     *shipper
 	space                    *space
@@ -226,7 +226,7 @@ func New(o Options) (*Exporter, error) {
 		rate:      newRate(o.ReadRate),
 		rotateAt:  orDefault(o.RotateAt, cautiousRotateAt), stopped: make(chan struct{}), exportsChanged: make(chan struct{}, 1), segmentEvery: segmentEvery, renewAfter: renewAfter,
 		segmentsToDouble: segmentsToDouble, maxNamed: maxNamed,
-		statusWait: statusWait, lostAfter: lostAfter, settleDying: settleDying, pollLive: pollLive,
+		statusWait: statusWait, lostAfter: lostAfter, settleDying: settleDying, pollLive: pollLive, rescope: rescope,
 	}
 	e.exports.Store(chosen)
 	e.undecidable.Interval = time.Minute

@@ -399,3 +399,23 @@ func TestOnlyBehindWindows(t *testing.T) {
 		t.Errorf("archived %s", got)
 	}
 }
+
+// Who may see one namespace only, and is granted all of them later, sees those that come after that too.
+func TestAllNamespacesAreGrantedLater(t *testing.T) {
+	t.Parallel()
+	w := newTrapped(t, nil)
+	w.kube.Deny("all", "namespaces", true)
+	w.kube.Deny("list", "namespaces", true)
+	e := w.begin(func(e *Exporter) { e.rescope = 50 * time.Millisecond }, func(o *Options) { o.DefaultNamespace, o.Metrics = "shop", w.metrics })
+	w.until("the exporter to be ready", func() bool { return e.Ready() == nil })
+	w.runOf("a", "mine\n", 0)
+	w.await(1)
+	w.kube.Deny("all", "namespaces", false)
+	elsewhere, c := w.pod("till")
+	elsewhere.Namespace = "pay"
+	w.kube.Log("pay", "till", "app", c.Serve)
+	w.kube.SetPod(elsewhere)
+	endAfter("elsewhere\n")(w.world, elsewhere, c)
+	w.await(2)
+	w.account()
+}

@@ -51,13 +51,13 @@ func (w *watching) extend(ctx context.Context) time.Duration {
 	missing := func(ns string) bool { return !w.namespaces[ns] }
 	if w.namespaces[metav1.NamespaceAll] || len(named) > 0 && !slices.ContainsFunc(named, missing) {
 		w.settle(x)
-		return rescope
+		return e.rescope
 	}
 	settled := e.scoped.Load() == x && !e.barred.Load() // then it is only that namespaces and rights come and go
 	namespaces, err := e.scope(ctx, x)
 	switch {
-	case ctx.Err() != nil, settled && err != nil, settled && namespaces[0] == metav1.NamespaceAll:
-		return rescope
+	case ctx.Err() != nil, settled && err != nil:
+		return e.rescope
 	case err != nil:
 		w.refused(err)
 		if len(w.namespaces) > 0 { // of what is watched every pod has been seen
@@ -76,7 +76,7 @@ func (w *watching) extend(ctx context.Context) time.Duration {
 		e.log.Info("watching", "namespaces", describe(namespaces))
 	}
 	w.settle(x)
-	return rescope
+	return e.rescope
 }
 
 // settle notes that all is watched that the exports want.
