@@ -26,6 +26,8 @@ type tally struct {
 	done     int
 	bytes    int64
 	already  int
+	waiting  int   // logs that wait in the spool, because the store cannot tell what it has of them
+	away     error // why, at the last one
 	keys     []string
 	failures []error
 }
@@ -35,6 +37,20 @@ func (t *tally) add(change func(*tally)) {
 	defer t.mu.Unlock()
 	change(t)
 }
+
+// StorageError says that captures wait in the spool, because the store does not take them.
+type StorageError struct {
+	Captures int
+	Spool    string
+	Err      error
+}
+
+func (e *StorageError) Error() string {
+	return fmt.Sprintf("%d captures wait in the spool %s, the next run ships them: %v", e.Captures, e.Spool, e.Err)
+}
+
+// Unwrap returns why.
+func (e *StorageError) Unwrap() error { return e.Err }
 
 // stored counts a record. Only a one-off export keeps its key: an exporter that runs for months has no end of them.
 func (e *Exporter) stored(bytes int64, key string) {
@@ -66,7 +82,7 @@ func (e *Exporter) Progress() Progress {
 }
 
 // Export collects the logs of the selected pods once, of running containers too, and returns when
-// all of them are in the bucket, or ctx ended. Failures of single containers are in Progress. Windows of exports
+// all of them are in the bucket, or ctx ended. If the store takes none it fails with a *StorageError. Failures of single containers are in Progress. Windows of exports
 // do not matter, unless Options.Only names one.
 func (e *Exporter) Export(ctx context.Context) error {
 	e.once, e.begun = true, time.Now()
@@ -134,10 +150,10 @@ func (e *Exporter) await(ctx context.Context) error {
 	for {
 		p := e.Progress()
 		if p.Done == p.Runs && p.Spooled == 0 {
-			return nil
+			return e.awaited()
 		}
 		if err := e.ship.outageSince(storePatience); err != nil && p.Done == p.Runs {
-			return fmt.Errorf("%d captures wait in the spool %s, the next run ships them: %w", p.Spooled, e.opts.Spool, err)
+			return &StorageError{Captures: p.Spooled, Spool: e.opts.Spool, Err: err}
 		}
 		select {
 		case <-ctx.Done():
@@ -145,6 +161,16 @@ func (e *Exporter) await(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// awaited returns why logs of running containers wait in the spool, nil if none does.
+func (e *Exporter) awaited() error {
+	e.tally.mu.Lock()
+	defer e.tally.mu.Unlock()
+	if e.tally.waiting == 0 {
+		return nil
+	}
+	return &StorageError{Captures: e.tally.waiting, Spool: e.opts.Spool, Err: e.tally.away}
 }
 
 // again puts a step that was refused back on the queue; a one-off export gives up at some point.

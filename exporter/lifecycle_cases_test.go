@@ -25,7 +25,9 @@ func TestObservedBeforeTheLedger(t *testing.T) {
 	w.kube.SetPod(pod)
 	e := w.exporter(live)
 	defer e.Close() //nolint:errcheck // a test
-	e.ObservePod(pod, false)
+	if err := e.ObservePod(t.Context(), pod, false); err != nil {
+		t.Error(err)
+	}
 	if err := e.Look(t.Context(), pod.Namespace, pod.Name, false); err == nil {
 		t.Error("a look before that is no error")
 	}

@@ -55,3 +55,37 @@ func TestLook(t *testing.T) {
 	w.await(2)
 	w.account()
 }
+
+// An event may come after the pod is gone, and its logs are archived. It brings nothing back.
+func TestLateEventOfAPod(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	e := w.synced(nil)
+	pod, c := w.pod("gone")
+	w.kube.SetPod(pod)
+	w.until("the run to be known", func() bool { return len(e.tracker.running()) == 1 })
+	late := pod.DeepCopy()
+	c.Exit()
+	exit(pod, 1)
+	w.kube.SetPod(pod)
+	w.await(1)
+	w.kube.DeletePod(pod.Namespace, pod.Name)
+	w.until("the pod to be forgotten", func() bool { return !e.tracker.knows(infoOf(late).key()) })
+	if err := e.ObservePod(t.Context(), late, false); err != nil || e.tracker.knows(infoOf(late).key()) {
+		t.Errorf("it is back: %v", err)
+	}
+}
+
+// An event of a namespace that is not asked for brings none of its logs.
+func TestEventOfAnotherNamespace(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	e := w.synced(func(o *Options) { o.Namespaces = []string{"pay"} })
+	pod, _ := w.pod("elsewhere")
+	w.kube.SetPod(pod)
+	for _, err := range []error{e.ObservePod(t.Context(), pod, false), e.Look(t.Context(), pod.Namespace, pod.Name, false)} {
+		if err != nil || e.tracker.knows(infoOf(pod).key()) {
+			t.Errorf("it is known: %v", err)
+		}
+	}
+}

@@ -110,7 +110,9 @@ func (c *capture) rejoin(ctx context.Context) bool {
 	if err != nil || c.earlier == nil {
 		c.reset()
 		c.held = was
-		if c.apart = away; err != nil && !away {
+		if c.apart = away; away {
+			c.stuck = err
+		} else if err != nil {
 			c.cannotGoOn(err)
 		}
 		return !away

@@ -91,14 +91,22 @@ func (e *Exporter) look(r *run, x *Export) *capture {
 // snapshot reads what a running container has written since it was last read, and stores it.
 func (c *capture) snapshot(ctx context.Context) {
 	switch m := c.run.now(); {
-	case m.ended() || m.dying:
+	case m.ended(), m.dying && !c.e.once:
 		c.over(ctx)
 		return
 	case c.undecided: // whether it is wanted is known at its end
 		c.discard()
 		return
 	}
-	if c.parked(c.snapshot) {
+	switch m := c.run.now(); {
+	case !c.sweeping.Load():
+		if c.parked(c.snapshot) {
+			return
+		}
+	case !m.podGone && !c.e.nodes.admit(m.pod.node, false): // a sweep does not wait for a node that is away
+		c.nodeAway = true
+		c.refused++
+		c.snapshotAgain(ctx)
 		return
 	}
 	if !c.takeUp(ctx) {
@@ -166,8 +174,17 @@ func (c *capture) storeSnapshot(ctx context.Context) {
 		c.over(ctx)
 		return
 	}
-	if (!c.rejoin(ctx) || c.early()) && c.putBack() == nil {
-		c.e.tally.add(func(t *tally) { t.already++ })
+	if away := !c.rejoin(ctx); (away || c.early()) && c.putBack() == nil {
+		c.e.tally.add(func(t *tally) {
+			if !away {
+				t.already++
+				return
+			}
+			t.waiting, t.away = t.waiting+1, c.stuck
+		})
+		if away && c.sweeping.Load() {
+			c.failed = c.failure()
+		}
 		c.over(ctx)
 		return
 	}

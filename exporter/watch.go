@@ -236,17 +236,27 @@ func (e *Exporter) see(pod *podInfo, deleted bool) {
 
 // ObservePod takes a pod as somebody else has seen it, such as a source of events, beside the exporter's own
 // watch; what is older than what is known changes nothing. Of a pod that was deleted the name, the
-// namespace and the UID are enough, and of a static pod's mirror its annotation.
-func (e *Exporter) ObservePod(pod *corev1.Pod, deleted bool) {
-	if e.recalled.Load() { // before, the ledger is being read; the watch, which begins after that, shows the pod
-		e.see(infoOf(pod), deleted)
+// namespace and the UID are enough, and of a static pod's mirror its annotation. One that is not known is looked at, as
+// Look does: the event may be late, and nobody would tell a second time that the pod is gone.
+func (e *Exporter) ObservePod(ctx context.Context, pod *corev1.Pod, deleted bool) error {
+	seen := infoOf(pod)
+	switch {
+	case !e.recalled.Load(): // the ledger is being read; the watch, which begins after that, shows the pod
+		return nil
+	case !deleted && !e.tracker.knows(seen.key()):
+		if !e.selects(seen) {
+			return nil
+		}
+		return e.Look(ctx, pod.Namespace, pod.Name, false)
 	}
+	e.see(seen, deleted)
+	return nil
 }
 
 // selects says whether the pod is wanted. The selection is made here and not by the API server: an
 // object that leaves a server-side selector looks deleted.
 func (e *Exporter) selects(pod *podInfo) bool {
-	if len(e.opts.Pods) > 0 && !slices.Contains(e.opts.Pods, pod.name) {
+	if len(e.opts.Namespaces) > 0 && !slices.Contains(e.opts.Namespaces, pod.namespace) || len(e.opts.Pods) > 0 && !slices.Contains(e.opts.Pods, pod.name) {
 		return false
 	}
 	return e.opts.Selector == nil || e.opts.Selector.Matches(labels.Set(pod.labelMap()))

@@ -286,7 +286,13 @@ func (d *Dir) Replace(ctx context.Context, key string, body io.ReadSeeker, old O
 	if now != old {
 		return fmt.Errorf("replace %s in %s: %w", key, d.path, ErrChanged)
 	}
-	if err := errors.Join(d.root.Rename(f.name, key), d.settle(path.Dir(key))); err != nil {
+	err = d.root.Rename(f.name, key)
+	if err == nil {
+		d.used.Add(-old.Size)
+		f.size = 0 // it counts under the key from now on
+		err = d.settle(path.Dir(key))
+	}
+	if err != nil {
 		return fmt.Errorf("replace %s in %s: %w", key, d.path, err)
 	}
 	return nil

@@ -368,3 +368,27 @@ func TestDirLockRemovesEmptyFolders(t *testing.T) {
 		}
 	}
 }
+
+// What a replaced object took counts no more.
+func TestDirUsedAfterReplace(t *testing.T) {
+	d := openDir(t, t.TempDir())
+	release, err := d.Lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release() //nolint:errcheck // the end of the test
+	before := d.Used()
+	if err := d.Put(t.Context(), "a/b", strings.NewReader("12345")); err != nil {
+		t.Fatal(err)
+	}
+	old, err := d.Stat(t.Context(), "a/b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Replace(t.Context(), "a/b", strings.NewReader("1234567"), old); err != nil {
+		t.Fatal(err)
+	}
+	if n := d.Used() - before; n != 7 {
+		t.Errorf("%d bytes are counted, want 7", n)
+	}
+}

@@ -1,11 +1,19 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/klog/v2"
 )
 
@@ -25,5 +33,32 @@ func TestClientGoIsQuiet(t *testing.T) { //nolint:paralleltest // klog has one l
 		if got := out.String(); (want == "") != (got == "") || !strings.Contains(got, want) || strings.Contains(got, "ERROR") {
 			t.Errorf("at level %s client-go logs %q", level, got)
 		}
+	}
+}
+
+// Whoever announces a body and sends none gets an answer all the same, without a token, and holds no connection.
+func TestSlowRequestWithoutAToken(t *testing.T) {
+	t.Parallel()
+	token := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(token, []byte("secret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tr := &triggers{tokenFile: token, log: slog.New(slog.DiscardHandler), ctx: t.Context()}
+	at, stop, err := serve("127.0.0.1:0", prometheus.NewRegistry(), func() error { return nil }, tr.register)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	c, err := net.Dial("tcp", at.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close() //nolint:errcheck // the end of the test
+	if _, err := fmt.Fprint(c, "POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.SetReadDeadline(time.Now().Add(40 * time.Second))
+	if line, err := bufio.NewReader(c).ReadString('\n'); err != nil || !strings.Contains(line, "401") {
+		t.Errorf("%q, %v", line, err)
 	}
 }

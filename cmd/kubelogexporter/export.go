@@ -148,7 +148,7 @@ func (x *exportCommand) finish(ctx context.Context, o exporter.Options, p export
 	}
 	switch {
 	case failed != nil:
-		return x.word(failed, o, p)
+		return x.word(failed)
 	case x.settings != nil && p.Runs == 0:
 		return x.noRuns()
 	case p.Pods == 0:
@@ -175,12 +175,13 @@ func refused(err error) bool {
 	return errors.As(err, &missing) || apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err)
 }
 
-// word adds to an export's error where its captures are, and whether the storage was to blame.
-func (x *exportCommand) word(err error, o exporter.Options, p exporter.Progress) error {
-	if p.Spooled == 0 || errors.Is(err, errInterrupted) {
+// word adds to an export's error where its captures are, if the storage is to blame.
+func (x *exportCommand) word(err error) error {
+	away := (*exporter.StorageError)(nil)
+	if !errors.As(err, &away) {
 		return err
 	}
-	hints := append(advice(err), "once that is mended, run the same command again: what waits in "+o.Spool+" is archived first")
+	hints := append(advice(err), "once that is mended, run the same command again: what waits in "+away.Spool+" is archived first")
 	return &codeError{error: err, code: exitStorage, hints: hints}
 }
 

@@ -14,6 +14,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -69,11 +70,13 @@ func (t *triggers) guard(next http.HandlerFunc) http.HandlerFunc {
 			return
 		}
 		if subtle.ConstantTimeCompare([]byte(tokenOf(r)), want) != 1 {
+			w.Header().Set("Connection", "close") // and no more of the request is read
 			w.Header().Add("WWW-Authenticate", "Bearer")
 			w.Header().Add("WWW-Authenticate", `Basic realm="kubelogexporter"`)
 			http.Error(w, "a token is needed: Authorization: Bearer <token>", http.StatusUnauthorized)
 			return
 		}
+		_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // an answer may take longer than a request
 		r.Body = http.MaxBytesReader(w, r.Body, maxEvent)
 		next(w, r)
 	}
@@ -140,7 +143,7 @@ func (t *triggers) event(w http.ResponseWriter, r *http.Request) {
 	deleted := strings.HasSuffix(kind, ".delete")
 	switch {
 	case strings.HasPrefix(kind, "dev.knative.apiserver.resource."):
-		t.resource(w, data, deleted)
+		t.resource(r.Context(), w, data, deleted)
 	case strings.HasPrefix(kind, "dev.knative.apiserver.ref."):
 		t.reference(r.Context(), w, data, deleted)
 	default:
@@ -150,8 +153,8 @@ func (t *triggers) event(w http.ResponseWriter, r *http.Request) {
 
 const noPod = "read event: its data is no pod"
 
-// resource takes a pod as it is, or was at last.
-func (t *triggers) resource(w http.ResponseWriter, data []byte, deleted bool) {
+// resource takes a pod as it is, or was at last. If it cannot be looked at now the sender is asked to try again.
+func (t *triggers) resource(ctx context.Context, w http.ResponseWriter, data []byte, deleted bool) {
 	pod := &corev1.Pod{}
 	switch err := json.Unmarshal(data, pod); {
 	case err != nil:
@@ -159,7 +162,10 @@ func (t *triggers) resource(w http.ResponseWriter, data []byte, deleted bool) {
 	case pod.Kind != "" && pod.Kind != "Pod", pod.Name == "" || pod.Namespace == "" || pod.UID == "":
 		http.Error(w, noPod, http.StatusUnprocessableEntity)
 	default:
-		t.e.ObservePod(pod, deleted)
+		if err := t.e.ObservePod(ctx, pod, deleted); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
 		w.WriteHeader(http.StatusAccepted)
 	}
 }

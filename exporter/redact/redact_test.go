@@ -428,3 +428,16 @@ func FuzzPattern(f *testing.F) {
 		same(t, pattern, log, got, want, counts, wantCounts)
 	})
 }
+
+// A termination message may be the end of a log, and begin within a key.
+func TestTextThatBeginsWithinAKey(t *testing.T) {
+	r, err := New(Builtin())
+	if err != nil {
+		t.Fatal(err)
+	}
+	const line = "MIIJKQIBAAKCAgEAtDQ3mVq8b0cVw7kQpZr1s5Yx9uJ2nLh4Gf6TeRaSdWqBzXcV"
+	message := strings.Repeat(line+"\n", 30) + "-----END RSA PRIVATE KEY-----\npanic: no such file\n"
+	if text, _ := r.Text(message); strings.Contains(text, line) || !strings.Contains(text, "panic: no such file") {
+		t.Errorf("%q", text)
+	}
+}

@@ -58,6 +58,13 @@ func (r *Redactor) NewWriter(w io.Writer) *Writer {
 func (r *Redactor) Text(text string) (string, map[string]int64) {
 	var b strings.Builder
 	w := r.NewWriter(&b)
+	if r.key >= 0 {
+		end := r.keyEnd.FindStringIndex(text)
+		begin := r.rules[r.key].whole.FindStringIndex(text)
+		if end != nil && (begin == nil || end[0] < begin[0]) { // it begins within a key
+			w.MayBeInKey()
+		}
+	}
 	_, err := w.Write([]byte(text))
 	if err = errors.Join(err, w.Close()); err != nil {
 		return "", nil // a strings.Builder does not fail

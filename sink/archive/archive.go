@@ -49,9 +49,9 @@ func (a *Archive) Days(ctx context.Context, cluster, namespace string) ([]string
 // folders lists the folders directly under a prefix whose names begin with marker, without it.
 func (a *Archive) folders(ctx context.Context, prefix, marker string) ([]string, error) {
 	var names []string
-	for o, err := range a.bucket.List(ctx, prefix+marker, sink.ListOptions{Shallow: true}) {
+	for o, err := range a.listPatiently(ctx, prefix+marker, sink.ListOptions{Shallow: true}, busy) {
 		if err != nil {
-			return nil, fmt.Errorf("list %q: %w", prefix+marker, err)
+			return nil, err
 		}
 		if name, ok := strings.CutSuffix(strings.TrimPrefix(o.Key, prefix+marker), "/"); ok && name != "" {
 			names = append(names, name)

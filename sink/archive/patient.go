@@ -19,15 +19,22 @@ func patience() []time.Duration {
 	return []time.Duration{500 * time.Millisecond, 2 * time.Second, 8 * time.Second}
 }
 
+// busy says whether a store asks for less. Whoever waits for an answer is told of any other failure at once.
+func busy(err error) bool { return sink.ClassOf(err) == sink.ClassSlow }
+
+// passing says whether a failure may pass. A verification that takes hours bears with it.
+func passing(err error) bool {
+	return !errors.Is(err, sink.ErrNotFound) && !errors.As(err, new(*DamagedError)) && !errors.As(err, new(*fs.PathError)) && sink.ClassOf(err) <= sink.ClassSlow
+}
+
 // retry waits before the next try after so many failures in a row. It returns the error if there is no point in one.
-func retry(ctx context.Context, failures int, err error) error {
-	var file *fs.PathError
+func retry(ctx context.Context, failures int, err error, worth func(error) bool) error {
 	waits := patience()
-	if failures > len(waits) || ctx.Err() != nil || errors.Is(err, sink.ErrNotFound) || errors.As(err, &file) || sink.ClassOf(err) != sink.ClassRetry {
+	if failures > len(waits) || ctx.Err() != nil || !worth(err) {
 		return err
 	}
 	select {
-	case <-time.After(waits[failures-1]):
+	case <-time.After(max(waits[failures-1], sink.RetryAfter(err))):
 		return nil
 	case <-ctx.Done():
 		return err
@@ -35,7 +42,7 @@ func retry(ctx context.Context, failures int, err error) error {
 }
 
 // listPatiently lists like the bucket, and goes on after the last object when a listing breaks off.
-func (a *Archive) listPatiently(ctx context.Context, prefix string, o sink.ListOptions) iter.Seq2[sink.Object, error] {
+func (a *Archive) listPatiently(ctx context.Context, prefix string, o sink.ListOptions, worth func(error) bool) iter.Seq2[sink.Object, error] {
 	return func(yield func(sink.Object, error) bool) {
 		for failures := 0; ; {
 			var failed error
@@ -53,7 +60,7 @@ func (a *Archive) listPatiently(ctx context.Context, prefix string, o sink.ListO
 				return
 			}
 			failures++
-			if err := retry(ctx, failures, failed); err != nil {
+			if err := retry(ctx, failures, failed, worth); err != nil {
 				yield(sink.Object{}, fmt.Errorf("list %q: %w", prefix, err))
 				return
 			}
@@ -62,13 +69,13 @@ func (a *Archive) listPatiently(ctx context.Context, prefix string, o sink.ListO
 }
 
 // patiently does something until it succeeds or there is no point in a further try.
-func patiently[T any](ctx context.Context, do func() (T, error)) (T, error) {
+func patiently[T any](ctx context.Context, worth func(error) bool, do func() (T, error)) (T, error) {
 	for failures := 1; ; failures++ {
 		v, err := do()
 		if err == nil {
 			return v, nil
 		}
-		if err = retry(ctx, failures, err); err != nil {
+		if err = retry(ctx, failures, err, worth); err != nil {
 			return v, err
 		}
 	}
@@ -76,7 +83,7 @@ func patiently[T any](ctx context.Context, do func() (T, error)) (T, error) {
 
 // openPatiently opens an object; the reader goes on where it was when a request breaks off.
 func (a *Archive) openPatiently(ctx context.Context, key string, read *atomic.Int64) (io.ReadCloser, error) {
-	body, err := patiently(ctx, func() (io.ReadCloser, error) { return a.bucket.Open(ctx, key, 0, -1) })
+	body, err := patiently(ctx, passing, func() (io.ReadCloser, error) { return a.bucket.Open(ctx, key, 0, -1) })
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", key, err)
 	}
@@ -113,7 +120,7 @@ func (p *patientReader) Read(b []byte) (int, error) {
 			_ = p.Close()
 		}
 		p.failures++
-		if err = retry(p.ctx, p.failures, err); err != nil {
+		if err = retry(p.ctx, p.failures, err, passing); err != nil {
 			return 0, fmt.Errorf("read %s: %w", p.key, err)
 		}
 	}

@@ -72,7 +72,7 @@ func (a *Archive) Runs(ctx context.Context, q Query) iter.Seq2[Run, error] {
 func (a *Archive) Records(ctx context.Context, q Query) iter.Seq2[*bundle.Record, error] {
 	q.exact = !q.Until.IsZero() && !q.Snapshots
 	records := inOrder(ctx, a.Runs(ctx, q), func(ctx context.Context, run Run) (*bundle.Record, error) {
-		return a.Record(ctx, run.Key)
+		return patiently(ctx, busy, func() (*bundle.Record, error) { return a.Record(ctx, run.Key) })
 	})
 	over := map[runHash]bool{}
 	return func(yield func(*bundle.Record, error) bool) {
@@ -318,9 +318,9 @@ func (a *Archive) podsOf(ctx context.Context, q Query, ns namespace, days []stri
 // list yields the records under a prefix that match.
 func (a *Archive) list(ctx context.Context, q Query, prefix string) iter.Seq2[Run, error] {
 	return func(yield func(Run, error) bool) {
-		for o, err := range a.bucket.List(ctx, prefix, sink.ListOptions{}) {
+		for o, err := range a.listPatiently(ctx, prefix, sink.ListOptions{}, busy) {
 			if err != nil {
-				yield(Run{}, fmt.Errorf("list %q: %w", prefix, err))
+				yield(Run{}, err)
 				return
 			}
 			k, kind, _, _, err := bundle.ParseKey(o.Key)

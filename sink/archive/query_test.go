@@ -1,10 +1,17 @@
 package archive
 
 import (
+	"context"
+	"errors"
+	"io"
+	"iter"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/kubelogexporter/kubelogexporter/sink"
 
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
@@ -60,4 +67,44 @@ func TestRecordsUntilOverDays(t *testing.T) {
 			t.Errorf("until %v (-want +got):\n%s", q.Until, diff)
 		}
 	}
+}
+
+// A store that asks for less is asked again, by whoever reads records.
+func TestRecordsOfABusyStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, busy := range []*sink.StoreError{{Status: 503, Code: "SlowDown"}, {Status: 503, Code: "ServiceUnavailable"}, {Status: 429, Code: "TooManyRequests"}} {
+			busy.Err = errors.New("try again")
+			n := 0
+			for _, err := range New(&busyStore{Bucket: fill(t).Archive.bucket, err: busy}).Records(t.Context(), Query{}) {
+				if err != nil {
+					t.Fatalf("%s, after %d records: %v", busy.Code, n, err)
+				}
+				n++
+			}
+			if n == 0 {
+				t.Error("no records")
+			}
+		}
+	})
+}
+
+// busyStore fails at the second opening and the second listing.
+type busyStore struct {
+	sink.Bucket
+	err          error
+	opens, lists atomic.Int32
+}
+
+func (b *busyStore) Open(ctx context.Context, key string, offset, length int64) (io.ReadCloser, error) {
+	if b.opens.Add(1) == 2 {
+		return nil, b.err
+	}
+	return b.Bucket.Open(ctx, key, offset, length)
+}
+
+func (b *busyStore) List(ctx context.Context, prefix string, o sink.ListOptions) iter.Seq2[sink.Object, error] {
+	if b.lists.Add(1) == 2 {
+		return func(yield func(sink.Object, error) bool) { yield(sink.Object{}, b.err) }
+	}
+	return b.Bucket.List(ctx, prefix, o)
 }

@@ -171,7 +171,7 @@ func (c *folderCheck) newerRecords(ctx context.Context) iter.Seq2[bundle.RunKey,
 		for _, day := range c.newerDays {
 			k := c.key
 			k.Date = day
-			for o, err := range c.a.listPatiently(ctx, k.Prefix(), sink.ListOptions{}) {
+			for o, err := range c.a.listPatiently(ctx, k.Prefix(), sink.ListOptions{}, passing) {
 				if err != nil {
 					yield(bundle.RunKey{}, err)
 					return

@@ -103,7 +103,7 @@ func (v *verifier) namespace(ctx context.Context, cluster, ns string, pass func(
 func (v *verifier) names(ctx context.Context, prefix, marker string, good func(string) bool, pass func(folder) bool) []string {
 	var names []string
 	rest := folder{prefix: prefix}
-	for o, err := range v.a.listPatiently(ctx, prefix, sink.ListOptions{Shallow: true}) {
+	for o, err := range v.a.listPatiently(ctx, prefix, sink.ListOptions{Shallow: true}, passing) {
 		if err != nil {
 			rest.err = err
 			break
@@ -136,7 +136,7 @@ func (v *verifier) day(ctx context.Context, prefix string, newer []string, pass 
 		return pass(f)
 	}
 	foreign := folder{prefix: prefix}
-	for o, err := range v.a.listPatiently(ctx, prefix, sink.ListOptions{}) {
+	for o, err := range v.a.listPatiently(ctx, prefix, sink.ListOptions{}, passing) {
 		if err != nil {
 			// Of the last folder not all may have been seen, so nothing can be said about it.
 			return pass(folder{prefix: prefix, foreign: foreign.foreign, err: err})

@@ -163,7 +163,7 @@ func (c *folderCheck) exists(ctx context.Context, r *checkedRecord, o *bundle.Ob
 		size, ok = c.sizes[o.Key]
 	}
 	if !ok {
-		obj, err := patiently(ctx, func() (sink.Object, error) { return c.a.bucket.Stat(ctx, o.Key) })
+		obj, err := patiently(ctx, passing, func() (sink.Object, error) { return c.a.bucket.Stat(ctx, o.Key) })
 		if err != nil {
 			c.failedWith(o.Key, r.key.Record(), err)
 			return
@@ -186,7 +186,7 @@ func (c *folderCheck) list(ctx context.Context, key string) {
 		return
 	}
 	c.listed[k.Prefix()] = true
-	for o, err := range c.a.listPatiently(ctx, k.Prefix(), sink.ListOptions{}) {
+	for o, err := range c.a.listPatiently(ctx, k.Prefix(), sink.ListOptions{}, passing) {
 		if err != nil {
 			return // each object is asked for instead
 		}
@@ -201,7 +201,7 @@ func (c *folderCheck) checksums(ctx context.Context, r *checkedRecord, o *bundle
 		c.ChecksumsNotOffered++
 		return
 	}
-	sums, err := patiently(ctx, func() (sink.Checksums, error) { return store.Checksums(ctx, o.Key) })
+	sums, err := patiently(ctx, passing, func() (sink.Checksums, error) { return store.Checksums(ctx, o.Key) })
 	switch {
 	case err != nil:
 		c.failedWith(o.Key, r.key.Record(), err)
@@ -266,7 +266,7 @@ func (c *folderCheck) unnamed(ctx context.Context, id runHash, logs []storedLog)
 		var r *bundle.Record
 		if err == nil {
 			known = true
-			r, err = patiently(ctx, func() (*bundle.Record, error) { return c.a.Record(ctx, k) })
+			r, err = patiently(ctx, passing, func() (*bundle.Record, error) { return c.a.Record(ctx, k) })
 		}
 		if bad := (*DamagedError)(nil); errors.As(err, &bad) {
 			return nil, known // it is reported where it lies; what it names, nobody knows
