@@ -2,6 +2,7 @@ package exporter
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -418,4 +419,31 @@ func TestAllNamespacesAreGrantedLater(t *testing.T) {
 	endAfter("elsewhere\n")(w.world, elsewhere, c)
 	w.await(2)
 	w.account()
+}
+
+// Namespaces come and go. What is gone is watched no more, and its pods are not waited for, though the right to see
+// them may have gone first.
+func TestNamespacesThatGo(t *testing.T) {
+	t.Parallel()
+	w := newTrapped(t, nil)
+	w.kube.Deny("all", "namespaces", true)
+	stays, _ := w.pod("stays")
+	w.kube.SetPod(stays)
+	e := w.begin(func(e *Exporter) { e.rescope = 20 * time.Millisecond }, func(o *Options) { o.Metrics = w.metrics })
+	w.until("the exporter to be ready", func() bool { return e.Ready() == nil })
+	for n := range 3 {
+		pod, c := w.pod(strings.Repeat("x", n+1))
+		pod.Namespace = fmt.Sprint("change-", n)
+		w.kube.Log(pod.Namespace, pod.Name, "app", c.Serve)
+		c.Print(time.Now(), "words\n")
+		w.kube.SetPod(pod)
+		key := infoOf(pod).key()
+		w.until("the pod to be seen", func() bool { return e.tracker.knows(key) })
+		w.kube.DeletePodQuietly(pod.Namespace, pod.Name) // and with it the namespace
+		w.until("the pod to be forgotten", func() bool { return !e.tracker.knows(key) })
+	}
+	w.until("one watch to be left", func() bool { return w.kube.Watches() == 1 })
+	if n := len(w.records()); n != 3 || e.Ready() != nil {
+		t.Errorf("%d records, ready: %v", n, e.Ready())
+	}
 }

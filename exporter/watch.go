@@ -24,7 +24,7 @@ const rescope = time.Minute
 // watch feeds the tracker from informers until ctx ends. While nothing may be watched, or the API
 // server cannot be reached, it says so and tries again.
 func (e *Exporter) watch(ctx context.Context) {
-	w := &watching{e: e, namespaces: make(map[string]bool)}
+	w := &watching{e: e, namespaces: make(map[string]context.CancelFunc)}
 	for ctx.Err() == nil {
 		wait := w.extend(ctx)
 		select {
@@ -36,20 +36,21 @@ func (e *Exporter) watch(ctx context.Context) {
 	w.all.Wait()
 }
 
-// watching is what is watched. It only ever grows: what no export takes any more costs little.
+// watching is what is watched. It grows, and only namespaces that are gone leave it: what no export takes any more costs
+// little.
 type watching struct {
 	e          *Exporter
 	all        sync.WaitGroup
-	namespaces map[string]bool // metav1.NamespaceAll stands for all
-	told       string          // why not more is watched
+	namespaces map[string]context.CancelFunc // metav1.NamespaceAll stands for all
+	told       string                        // why not more is watched
 }
 
 // extend begins to watch what the exports want and is not watched yet, and returns when to look again.
 func (w *watching) extend(ctx context.Context) time.Duration {
 	e, x := w.e, w.e.exports.Load()
 	named := e.named(x)
-	missing := func(ns string) bool { return !w.namespaces[ns] }
-	if w.namespaces[metav1.NamespaceAll] || len(named) > 0 && !slices.ContainsFunc(named, missing) {
+	missing := func(ns string) bool { return w.namespaces[ns] == nil }
+	if !missing(metav1.NamespaceAll) || len(named) > 0 && !slices.ContainsFunc(named, missing) {
 		w.settle(x)
 		return e.rescope
 	}
@@ -66,17 +67,48 @@ func (w *watching) extend(ctx context.Context) time.Duration {
 		}
 		return scopeRetry
 	}
-	namespaces = slices.DeleteFunc(slices.Clone(namespaces), func(ns string) bool { return w.namespaces[ns] })
+	if len(named) == 0 {
+		w.leave(ctx)
+	}
+	namespaces = slices.DeleteFunc(slices.Clone(namespaces), func(ns string) bool { return !missing(ns) })
 	for _, ns := range namespaces {
-		w.namespaces[ns] = true
+		inside, leave := context.WithCancel(ctx)
+		w.namespaces[ns] = leave
 		e.syncing.begin()
-		w.all.Go(func() { e.watchNamespace(ctx, ns) })
+		w.all.Go(func() { e.watchNamespace(inside, ns) })
 	}
 	if len(namespaces) > 0 {
 		e.log.Info("watching", "namespaces", describe(namespaces))
 	}
 	w.settle(x)
 	return e.rescope
+}
+
+// leave ends the watches of namespaces that are gone: one for each change that is tried out, say.
+func (w *watching) leave(ctx context.Context) {
+	list, err := w.e.kube.CoreV1().Namespaces().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return // it may not be known
+	}
+	for ns, leave := range w.namespaces {
+		if ns != metav1.NamespaceAll && !slices.ContainsFunc(list.Items, func(n corev1.Namespace) bool { return n.Name == ns }) {
+			leave()
+			delete(w.namespaces, ns)
+			w.e.tracker.left(ns)
+		}
+	}
+}
+
+// left notes that a namespace is gone, and all of its pods, whether anybody was told or not: the right to see them may
+// have gone first.
+func (t *tracker) left(namespace string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, ps := range t.pods {
+		if ps.pod.namespace == namespace && !ps.gone {
+			t.lose(ps)
+		}
+	}
 }
 
 // settle notes that all is watched that the exports want.
@@ -210,8 +242,8 @@ func (e *Exporter) watchNamespace(ctx context.Context, namespace string) {
 	}()
 	if cache.WaitForCacheSync(ctx.Done(), handled.HasSynced) {
 		e.tracker.vanished(namespace)
-		e.syncing.end()
 	}
+	e.syncing.end()
 	<-ctx.Done()
 	select {
 	case <-ended:

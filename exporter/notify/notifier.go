@@ -1,7 +1,6 @@
 package notify
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -62,15 +62,19 @@ type Notifier struct {
 
 	mu     sync.Mutex
 	closed bool
-	bytes  int64 // of the events that wait or are on their way
+	seq    uint64                // of the last event
+	bytes  int64                 // of those that wait or are on their way
+	aside  map[event]*time.Timer // those that the receiver stumbled over, until they are tried again
 
 	delivered, rejected, expired, dropped, waiting, retries atomic.Int64
 }
 
 type event struct {
+	seq   uint64
 	key   string
-	body  []byte
+	body  string
 	since time.Time
+	fell  int // how often the receiver has stumbled over it
 }
 
 // New checks the options.
@@ -106,7 +110,7 @@ func New(o Options) (*Notifier, error) {
 		// A redirect would make a GET of most POSTs.
 		o.Client = &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	}
-	return &Notifier{o: o, queue: make(chan event, o.MaxEvents)}, nil
+	return &Notifier{o: o, queue: make(chan event, o.MaxEvents+Workers), aside: make(map[event]*time.Timer)}, nil
 }
 
 // Notify takes a run to tell of. It never waits: if too many events wait, or the Notifier has stopped,
@@ -119,14 +123,12 @@ func (n *Notifier) Notify(r Run) error {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if !n.closed && n.bytes+int64(len(body)) <= n.o.MaxBytes {
-		select {
-		case n.queue <- event{key: r.Key, body: body, since: time.Now()}:
-			n.waiting.Add(1)
-			n.bytes += int64(len(body))
-			return nil
-		default:
-		}
+	if !n.closed && n.bytes+int64(len(body)) <= n.o.MaxBytes && n.waiting.Load() < int64(cap(n.queue)) {
+		n.waiting.Add(1)
+		n.bytes += int64(len(body))
+		n.seq++
+		n.queue <- event{seq: n.seq, key: r.Key, body: string(body), since: time.Now()} // there is room for all that wait
+		return nil
 	}
 	if n.dropped.Add(1) == 1 {
 		n.o.Log.Warn("event dropped: too many wait; further ones are only counted", "key", r.Key)
@@ -158,6 +160,11 @@ func (n *Notifier) Run(ctx context.Context) error {
 	<-ctx.Done()
 	n.mu.Lock()
 	n.closed = true
+	for e, timer := range n.aside {
+		timer.Stop()
+		n.queue <- e
+	}
+	clear(n.aside)
 	close(n.queue)
 	n.mu.Unlock()
 	timer := time.AfterFunc(drainTime, stop)
@@ -169,9 +176,13 @@ func (n *Notifier) Run(ctx context.Context) error {
 	return nil
 }
 
-// deliver tries an event until it is taken, rejected or too old. After ctx has ended it is tried once.
+// deliver tries an event until it is taken, rejected or too old, or puts it aside. After ctx has ended it is tried once.
 func (n *Notifier) deliver(ctx, drain context.Context, e event) {
+	waits := false
 	defer func() {
+		if waits {
+			return
+		}
 		n.waiting.Add(-1)
 		n.mu.Lock()
 		n.bytes -= int64(len(e.body))
@@ -195,7 +206,11 @@ func (n *Notifier) deliver(ctx, drain context.Context, e event) {
 			return
 		}
 		n.retries.Add(1)
-		wait := backoff/2 + rand.N(backoff/2) //nolint:gosec // spreads load, hides nothing
+		if errors.As(err, new(*stumble)) && n.putAside(e) {
+			waits = true
+			return
+		}
+		wait := spread(backoff)
 		timer := time.NewTimer(max(wait, min(after, maxBackoff)))
 		select {
 		case <-timer.C:
@@ -204,6 +219,36 @@ func (n *Notifier) deliver(ctx, drain context.Context, e event) {
 		}
 	}
 }
+
+// putAside lets others go first while an event waits for its next try: the receiver may stumble over this one only. It
+// does not if the Notifier has stopped.
+func (n *Notifier) putAside(e event) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return false
+	}
+	wait := spread(min(firstBackoff<<min(e.fell, 10), maxBackoff))
+	e.fell++
+	n.aside[e] = time.AfterFunc(wait, func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if _, ok := n.aside[e]; ok { // and not stopped meanwhile
+			delete(n.aside, e)
+			n.queue <- e
+		}
+	})
+	return true
+}
+
+func spread(d time.Duration) time.Duration {
+	return d/2 + rand.N(d/2) //nolint:gosec // spreads load, hides nothing
+}
+
+// stumble: the receiver has failed, perhaps at this event only.
+type stumble struct{ status string }
+
+func (s *stumble) Error() string { return "send event: the receiver answered " + s.status }
 
 // rejection: the receiver will not take this event, whenever it is asked.
 type rejection struct{ status string }
@@ -214,7 +259,7 @@ func (r *rejection) Error() string { return "send event: the receiver answered "
 func (n *Notifier) send(ctx context.Context, e event) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, n.o.Sink, bytes.NewReader(e.body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, n.o.Sink, strings.NewReader(e.body))
 	if err != nil {
 		return 0, fmt.Errorf("send event: %w", err)
 	}
@@ -234,6 +279,8 @@ func (n *Notifier) send(ctx context.Context, e event) (time.Duration, error) {
 	case code == http.StatusBadRequest, code == http.StatusGone, code == http.StatusRequestEntityTooLarge,
 		code == http.StatusUnsupportedMediaType, code == http.StatusUnprocessableEntity:
 		return 0, &rejection{resp.Status}
+	case code == http.StatusInternalServerError:
+		return 0, &stumble{resp.Status}
 	}
 	// All else is the receiver's state, or a mistake in its address or its rights that may be mended.
 	return retryAfter(resp), fmt.Errorf("send event: the receiver answered %s", resp.Status)

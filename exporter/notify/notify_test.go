@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -314,3 +315,50 @@ func TestFromEnv(t *testing.T) {
 		t.Error("half a document was taken")
 	}
 }
+
+// What a receiver stumbles over holds up no other event.
+func TestStumbles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var stumbled atomic.Int64
+		client := &http.Client{Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
+			body, err := io.ReadAll(r.Body)
+			code := http.StatusOK
+			if strings.Contains(string(body), "poison") {
+				stumbled.Add(1)
+				code = http.StatusInternalServerError
+			}
+			return &http.Response{StatusCode: code, Status: http.StatusText(code), Header: http.Header{}, Body: io.NopCloser(strings.NewReader(""))}, err
+		})}
+		n, err := New(Options{Sink: "http://in.example", Source: "/x", Client: client})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); _ = n.Run(ctx) }()
+		for i := range 2 * Workers {
+			_ = n.Notify(Run{Key: fmt.Sprint("poison-", i), Record: []byte("{}")})
+		}
+		synctest.Wait()
+		for i := range 10 {
+			_ = n.Notify(Run{Key: fmt.Sprint("good-", i), Record: []byte("{}")})
+		}
+		synctest.Wait()
+		if c := n.Counts(); c.Delivered != 10 || c.Waiting != 2*Workers {
+			t.Errorf("%+v", c)
+		}
+		time.Sleep(time.Minute)
+		if stumbled.Load() < 4*Workers {
+			t.Errorf("tried %d times", stumbled.Load())
+		}
+		cancel()
+		<-done
+		if c := n.Counts(); c.Expired != 2*Workers || c.Waiting != 0 {
+			t.Errorf("%+v", c)
+		}
+	})
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
