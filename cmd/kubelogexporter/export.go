@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/kubelogexporter/kubelogexporter/exporter"
 	"github.com/kubelogexporter/kubelogexporter/sink/archive"
@@ -153,8 +152,6 @@ func (x *exportCommand) finish(ctx context.Context, o exporter.Options, p export
 		return x.noRuns()
 	case p.Pods == 0:
 		return x.noPods(o)
-	case slices.ContainsFunc(p.Failures, refused):
-		return p.Failures[slices.IndexFunc(p.Failures, refused)]
 	case len(p.Failures) > 0:
 		return &codeError{
 			error: fmt.Errorf("the logs of %s could not be read", count(len(p.Failures), "container", "containers")), code: exitPartial,
@@ -167,12 +164,6 @@ func (x *exportCommand) finish(ctx context.Context, o exporter.Options, p export
 		}
 	}
 	return nil
-}
-
-// refused says whether the cluster denies us what failed: to try again would not help.
-func refused(err error) bool {
-	var missing *exporter.AccessError
-	return errors.As(err, &missing) || apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err)
 }
 
 // word adds to an export's error where its captures are, if the storage is to blame.
