@@ -82,8 +82,8 @@ func (e *Exporter) Progress() Progress {
 }
 
 // Export collects the logs of the selected pods once, of running containers too, and returns when
-// all of them are in the bucket, or ctx ended. If the store takes none it fails with a *StorageError. Failures of single containers are in Progress. Windows of exports
-// do not matter, unless Options.Only names one.
+// all of them are in the bucket, or ctx ended. If the store takes none it fails with a *StorageError. Failures of single
+// containers are in Progress. Windows of exports do not matter, unless Options.Only names one.
 func (e *Exporter) Export(ctx context.Context) error {
 	e.once, e.begun = true, time.Now()
 	e.tracker.alive = func(r *run) { r.begun = e.begin(r, prioFinished) } // a running container: read what it has written so far
