@@ -45,7 +45,7 @@ func TestGracefulDeletes(t *testing.T) {
 		}
 	}
 	t.Logf("%d of %d records complete", complete, len(recs))
-	if complete < pods*9/10 { // a busy kubelet may be quicker to remove a container than to report its exit
+	if complete < pods-1 { // a busy kubelet may be quicker to remove a container than to report its exit
 		t.Errorf("%d of %d records complete", complete, len(recs))
 	}
 	if len(recs) != pods {
@@ -81,7 +81,7 @@ func TestGracefulDeletesOneByOne(t *testing.T) {
 			}
 		}
 		t.Logf("%s: %d of %d complete", name, complete, pods)
-		if complete < pods/2 { // how often the kubelet is quicker is the machine's choice
+		if complete < pods*3/4 { // how often the kubelet is quicker is the machine's choice
 			t.Errorf("%s: %d of %d complete", name, complete, pods)
 		}
 	}
