@@ -58,3 +58,42 @@ func TestKindsAreTheRecords(t *testing.T) {
 		}
 	}
 }
+
+// The first export that does not say No decides, also one that cannot say yet: until the run's end its log is read as
+// that one wants.
+func TestFirstExportDecides(t *testing.T) {
+	t.Parallel()
+	e := newWorld(t).exporter(nil)
+	defer e.Close() //nolint:errcheck // nothing is in the spool
+	crashes := Export{Name: "crashes", Select: selects(t, selection.Spec{Expression: "container.exitCode != 0"})}
+	shop := Export{Name: "shop", Select: selects(t, selection.Spec{Namespaces: []string{"shop"}})}
+	other := Export{Name: "other", Select: selects(t, selection.Spec{Namespaces: []string{"other"}})}
+	broken := Export{Name: "broken", Select: selects(t, selection.Spec{Expression: "pod.labels['nothing'] == ''"})}
+	running := moment{pod: &podInfo{namespace: "shop", name: "cart"}}
+	good, bad := running, running
+	good.term, bad.term = &corev1.ContainerStateTerminated{}, &corev1.ContainerStateTerminated{ExitCode: 1}
+	for _, c := range []struct {
+		exports []Export
+		m       moment
+		want    string
+		d       selection.Decision
+	}{
+		{nil, running, "", selection.No},
+		{[]Export{other}, running, "", selection.No},
+		{[]Export{other, shop, {Name: "all"}}, running, "shop", selection.Yes},
+		{[]Export{crashes, shop}, running, "crashes", selection.Maybe}, // although shop says yes
+		{[]Export{crashes, shop}, bad, "crashes", selection.Yes},
+		{[]Export{crashes, shop}, good, "shop", selection.Yes},
+		{[]Export{crashes, other}, good, "", selection.No},
+		{[]Export{other, broken, shop}, running, "broken", selection.Yes},
+	} {
+		list, err := newExports(c.exports)
+		if err != nil {
+			t.Fatal(err)
+		}
+		x, d := e.decide(list, &run{}, c.m, func(*Export) selection.Decision { return selection.Yes })
+		if d != c.d || (x == nil) != (c.want == "") || x != nil && x.Name != c.want {
+			t.Errorf("%v: %v %s, want %s %s", c.exports, x, d, c.want, c.d)
+		}
+	}
+}

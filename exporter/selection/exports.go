@@ -10,23 +10,6 @@ import (
 // Exports are the selections of several exports, in the order of the configuration.
 type Exports []*Selection
 
-// First returns which export decides about a run: the first that does not say No. It returns -1 and No if
-// there is none.
-//
-// Maybe ends the search like Yes does, although a later export might say Yes: who takes the run is known
-// at its end only, and until then its log is captured as the first one that may take it wants. First must
-// be asked again when the run has ended. Then the answer may be a later export, or none.
-//
-// An error is that of the export's expression, see Selection.Match: it counts as true.
-func (e Exports) First(sub *Subject) (index int, d Decision, err error) {
-	for i, s := range e {
-		if d, err := s.Match(sub); d != No {
-			return i, d, err
-		}
-	}
-	return -1, No, nil
-}
-
 // Namespaces returns the namespaces that can hold a selected run, if they are all named.
 func (e Exports) Namespaces() (list []string, ok bool) {
 	for _, s := range e {

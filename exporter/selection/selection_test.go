@@ -182,33 +182,6 @@ func TestProblems(t *testing.T) {
 	}
 }
 
-func TestFirst(t *testing.T) {
-	crashes := compile(t, selection.Spec{Expression: "container.exitCode != 0"})
-	shop := compile(t, selection.Spec{Namespaces: []string{"prod-shop"}})
-	other := compile(t, selection.Spec{Namespaces: []string{"other"}})
-	broken := compile(t, selection.Spec{Expression: "pod.labels['nothing'] == ''"})
-	for _, c := range []struct {
-		exports selection.Exports
-		sub     *selection.Subject
-		index   int
-		d       selection.Decision
-	}{
-		{nil, running(), -1, selection.No},
-		{selection.Exports{other}, running(), -1, selection.No},
-		{selection.Exports{other, shop, selection.All()}, running(), 1, selection.Yes},
-		{selection.Exports{crashes, shop}, running(), 0, selection.Maybe}, // although shop says yes
-		{selection.Exports{crashes, shop}, ended(1, ""), 0, selection.Yes},
-		{selection.Exports{crashes, shop}, ended(0, ""), 1, selection.Yes},
-		{selection.Exports{crashes, other}, ended(0, ""), -1, selection.No},
-		{selection.Exports{other, broken, shop}, running(), 1, selection.Yes},
-	} {
-		i, d, err := c.exports.First(c.sub)
-		if i != c.index || d != c.d || (err != nil) != (i >= 0 && c.exports[i] == broken) {
-			t.Errorf("%v: %d %v %v, want %d %v", c, i, d, err, c.index, c.d)
-		}
-	}
-}
-
 func TestCovers(t *testing.T) {
 	type spec = selection.Spec
 	for _, c := range []struct {
