@@ -77,11 +77,6 @@ const (
 	ClassItem
 )
 
-// String names the class.
-func (c Class) String() string {
-	return [...]string{"retry", "slow", "hold", "object"}[c]
-}
-
 // ClassOf sorts an error. What it does not know is worth a retry: nothing is ever given up for an
 // unknown error.
 func ClassOf(err error) Class {

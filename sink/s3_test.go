@@ -99,7 +99,7 @@ func TestFullDisk(t *testing.T) {
 	for _, full := range []error{syscall.ENOSPC, syscall.EDQUOT} {
 		err := fmt.Errorf("store a in /archive: %w", &fs.PathError{Op: "write", Path: "a", Err: full})
 		if sink.ClassOf(err) != sink.ClassHold || sink.Reason(err) != "DiskFull" || !strings.Contains(sink.Hint(err), "make room") {
-			t.Errorf("%v: class %s, reason %s, hint %q", full, sink.ClassOf(err), sink.Reason(err), sink.Hint(err))
+			t.Errorf("%v: class %d, reason %s, hint %q", full, sink.ClassOf(err), sink.Reason(err), sink.Hint(err))
 		}
 	}
 }

@@ -37,7 +37,7 @@ type Config struct {
 	// Warnings are what is allowed and still looks wrong.
 	Warnings Errors
 
-	origins map[string]Origin
+	origins map[string]origin
 }
 
 // Selections are those of the exports, in their order.

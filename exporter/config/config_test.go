@@ -91,7 +91,7 @@ func TestDefaults(t *testing.T) {
 	if c.Sink.Dir != "./kubelogs" || c.Limits.Grace != config.Duration(20*time.Second) || c.Kubelets.ContainerLogMaxSize != 1<<20 || c.Limits.Follows != 2048 {
 		t.Errorf("%+v", c)
 	}
-	if len(c.Selections()) != 1 || c.Origin("limits.grace").String() != "default" {
+	if len(c.Selections()) != 1 || c.Origin("limits.grace") != "default" {
 		t.Error(c.Selections(), c.Origin("limits.grace"))
 	}
 }
@@ -117,7 +117,7 @@ exports:
 		"exports[0].capture": {c.Exports[0].Capture, "final=flag --capture"},
 		"exports[1].capture": {c.Exports[1].Capture, "final=flag --capture"},
 	} {
-		if got := want.value + "=" + c.Origin(path).String(); got != want.origin {
+		if got := want.value + "=" + c.Origin(path); got != want.origin {
 			t.Errorf("%s: %s, want %s", path, got, want.origin)
 		}
 	}

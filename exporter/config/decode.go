@@ -35,7 +35,7 @@ type decoder struct {
 	errs    Errors
 	warned  Errors
 	nodes   map[string]*yaml.Node // the value at each path of the file
-	origins map[string]Origin
+	origins map[string]origin
 	count   int
 	failed  map[string]bool // the paths with a mistake
 	partial bool            // a section that is not in the file lacks nothing
@@ -209,7 +209,7 @@ func (d *decoder) section(n *yaml.Node, v reflect.Value, path string) {
 		at := join(path, f.key)
 		d.nodes[at] = values[f.key]
 		d.value(f, values[f.key], v.Field(f.index), at)
-		if f.required && isNull(d.deref(values[f.key])) && d.origins[at].Kind <= FromDefault && !d.partial && (path != "" || !d.o.absent) {
+		if f.required && isNull(d.deref(values[f.key])) && d.origins[at].Kind <= fromDefault && !d.partial && (path != "" || !d.o.absent) {
 			place := source{node: whole}
 			if whole == nil {
 				place.node = &yaml.Node{Line: 1, Column: 1}
@@ -340,7 +340,7 @@ func (d *decoder) value(f field, n *yaml.Node, v reflect.Value, path string) {
 		if f.def != "" {
 			d.text(f, source{}, f.def, "", v, path)
 		}
-		d.origins[path] = Origin{Kind: FromDefault}
+		d.origins[path] = origin{Kind: fromDefault}
 	case v.Type() == reflect.TypeFor[Builtin]():
 		d.builtin(n, v.Addr().Interface().(*Builtin), path)
 	case v.Kind() == reflect.Slice:
@@ -350,13 +350,13 @@ func (d *decoder) value(f field, n *yaml.Node, v reflect.Value, path string) {
 	case n.Kind != yaml.ScalarNode:
 		d.fail(source{node: n}, path, mistake{text: "this is " + kindOf(n), allowed: wanted(f)})
 	default:
-		d.origins[path] = Origin{Kind: FromFile, Name: d.o.File, Line: n.Line}
+		d.origins[path] = origin{Kind: fromFile, Name: d.o.File, Line: n.Line}
 		d.text(f, source{node: n}, n.Value, n.ShortTag(), v, path)
 	}
 }
 
 func (d *decoder) list(f field, n *yaml.Node, v reflect.Value, path string) {
-	d.origins[path] = Origin{Kind: FromFile, Name: d.o.File, Line: n.Line}
+	d.origins[path] = origin{Kind: fromFile, Name: d.o.File, Line: n.Line}
 	if n.Kind != yaml.SequenceNode {
 		m := mistake{text: "this is " + kindOf(n), allowed: "a list"}
 		if n.Kind == yaml.ScalarNode && len(n.Value) < 200 {
@@ -394,7 +394,7 @@ func (d *decoder) list(f field, n *yaml.Node, v reflect.Value, path string) {
 }
 
 func (d *decoder) mapping(n *yaml.Node, v reflect.Value, path string) {
-	d.origins[path] = Origin{Kind: FromFile, Name: d.o.File, Line: n.Line}
+	d.origins[path] = origin{Kind: fromFile, Name: d.o.File, Line: n.Line}
 	if n.Kind != yaml.MappingNode {
 		d.fail(source{node: n}, path, mistake{text: "this is " + kindOf(n), allowed: "a mapping of names to values"})
 		return
@@ -421,7 +421,7 @@ func (d *decoder) mapping(n *yaml.Node, v reflect.Value, path string) {
 }
 
 func (d *decoder) builtin(n *yaml.Node, b *Builtin, path string) {
-	d.origins[path] = Origin{Kind: FromFile, Name: d.o.File, Line: n.Line}
+	d.origins[path] = origin{Kind: fromFile, Name: d.o.File, Line: n.Line}
 	switch {
 	case n.Kind == yaml.ScalarNode && n.Value == "all":
 		b.All = true

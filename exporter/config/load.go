@@ -33,40 +33,37 @@ type Options struct {
 	absent bool // there is no file
 }
 
-// OriginKind says where a value comes from.
-type OriginKind int
+// originKind says where a value comes from.
+type originKind int
 
 // The origins, those that go first last.
 const (
-	FromDefault OriginKind = iota + 1
-	FromFile
-	FromEnvironment
-	FromFlag
+	fromDefault originKind = iota + 1
+	fromFile
+	fromEnvironment
+	fromFlag
 )
 
-// Origin says where a value comes from.
-type Origin struct {
-	Kind OriginKind
+// origin says where a value comes from.
+type origin struct {
+	Kind originKind
 	Name string // of the file, the variable or the flag
 	Line int    // of the file
 }
 
 // String returns the origin in a few words, such as "config.yaml:12".
-func (o Origin) String() string {
+func (o origin) String() string {
 	switch o.Kind {
-	case FromFile:
+	case fromFile:
 		return fmt.Sprintf("%s:%d", o.Name, o.Line)
-	case FromEnvironment:
+	case fromEnvironment:
 		return "environment variable " + o.Name
-	case FromFlag:
+	case fromFlag:
 		return "flag --" + o.Name
-	case FromDefault:
+	case fromDefault:
 	}
 	return "default"
 }
-
-// Origin returns where the value at a path comes from, such as sink.s3.bucket or exports[0].capture.
-func (c *Config) Origin(path string) Origin { return c.origins[path] }
 
 // Load reads a file. The error is Errors, with all mistakes, unless the file cannot be read.
 func Load(file string, o Options) (*Config, error) {
@@ -100,7 +97,7 @@ func Default(o Options) (*Config, error) {
 }
 
 func newDecoder(o Options) *decoder {
-	return &decoder{o: o, nodes: make(map[string]*yaml.Node), origins: make(map[string]Origin), failed: make(map[string]bool)}
+	return &decoder{o: o, nodes: make(map[string]*yaml.Node), origins: make(map[string]origin), failed: make(map[string]bool)}
 }
 
 func (d *decoder) config(root *yaml.Node) (c *Config, err error) {
@@ -142,7 +139,7 @@ func (d *decoder) everything(c *Config) {
 	c.Exports = []Export{{}}
 	d.implied(reflect.ValueOf(&c.Exports[0]).Elem(), "exports[0]")
 	c.Exports[0].Name = "all"
-	d.origins["exports[0].name"] = Origin{Kind: FromDefault}
+	d.origins["exports[0].name"] = origin{Kind: fromDefault}
 }
 
 // implied fills a section that does not stand in the file, and misses nothing in it.
@@ -153,18 +150,18 @@ func (d *decoder) implied(v reflect.Value, path string) {
 }
 
 // override returns what a flag or its environment variable says. place is "" if they say nothing.
-func (d *decoder) override(flag string) (text string, from Origin, place string) {
+func (d *decoder) override(flag string) (text string, from origin, place string) {
 	if flag == "" {
-		return "", Origin{}, ""
+		return "", origin{}, ""
 	}
 	if text, ok := d.o.Flags[flag]; ok {
-		return text, Origin{Kind: FromFlag, Name: flag}, "flag --" + flag
+		return text, origin{Kind: fromFlag, Name: flag}, "flag --" + flag
 	}
 	name := "KUBELOGEXPORTER_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 	if d.o.Lookup != nil {
 		if text, ok := d.o.Lookup(name); ok && text != "" {
-			return text, Origin{Kind: FromEnvironment, Name: name}, "environment variable " + name
+			return text, origin{Kind: fromEnvironment, Name: name}, "environment variable " + name
 		}
 	}
-	return "", Origin{}, ""
+	return "", origin{}, ""
 }

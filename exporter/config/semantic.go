@@ -17,11 +17,11 @@ import (
 func (d *decoder) at(path string) source {
 	for path != "" {
 		switch o := d.origins[path]; o.Kind { // before the file, which may have another value there
-		case FromFlag:
+		case fromFlag:
 			return source{place: o.String()}
-		case FromEnvironment:
+		case fromEnvironment:
 			return source{place: o.String()}
-		case FromDefault, FromFile:
+		case fromDefault, fromFile:
 		}
 		if n := d.nodes[path]; n != nil {
 			return source{node: n}
@@ -47,7 +47,7 @@ func (d *decoder) sink(c *Config) {
 			d.fail(d.at("sink.dir"), "sink", mistake{text: "there are two sinks", allowed: "either dir or s3"})
 		case c.Sink.S3 == nil && c.Sink.Dir == "" && len(d.errs) == 0:
 			c.Sink.Dir = "./kubelogs"
-			d.origins["sink.dir"] = Origin{Kind: FromDefault}
+			d.origins["sink.dir"] = origin{Kind: fromDefault}
 		}
 		return
 	}

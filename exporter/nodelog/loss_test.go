@@ -80,7 +80,7 @@ func TestTruncated(t *testing.T) {
 	want := n.all()
 	n.at(3, func() { n.must(os.Truncate(n.path(""), 10)) })
 	text, report, err := n.read(time.Time{})
-	if err != nil || text != want || report.Tail || report.Whole {
+	if err != nil || text != want || report.Tail || report.whole() {
 		t.Errorf("%v, %+v, %s", err, report, difference(text, want))
 	}
 }
@@ -166,7 +166,7 @@ func TestRenamedWhileOpen(t *testing.T) {
 		return i == 1
 	})
 	text, report, err := n.read(time.Time{})
-	if err != nil || text != n.all() || !report.Whole {
+	if err != nil || text != n.all() || !report.whole() {
 		t.Errorf("%v, %q, %s", err, report.Evidence, difference(text, n.all()))
 	}
 }

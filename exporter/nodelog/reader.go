@@ -47,8 +47,6 @@ type Report struct {
 	// stamp that Open was given. Middle: from the first byte on nothing is missing. Tail: the text
 	// reaches to the last byte that the files held when all had been read.
 	Head, Middle, Tail bool
-	// Whole is all three.
-	Whole bool
 	// Evidence has sentences for people: what the claims rest on, and what speaks against them.
 	Evidence []string
 }
@@ -80,28 +78,6 @@ func (r *Reader) Read(p []byte) (int, error) {
 	n := copy(p, r.text)
 	r.text = r.text[n:]
 	return n, nil
-}
-
-// WriteTo writes the rest of the text, without copying it once more.
-func (r *Reader) WriteTo(w io.Writer) (int64, error) {
-	var total int64
-	for {
-		if len(r.text) > 0 {
-			n, err := w.Write(r.text)
-			total += int64(n)
-			r.text = r.text[n:]
-			if err != nil {
-				return total, err
-			}
-		}
-		if r.err != nil {
-			if errors.Is(r.err, io.EOF) {
-				return total, nil
-			}
-			return total, r.err
-		}
-		r.fill()
-	}
 }
 
 func (r *Reader) fill() {
@@ -170,7 +146,6 @@ func (r *Reader) Report() Report {
 	case !errors.Is(r.err, io.EOF):
 		say("the files were not read to their end")
 	}
-	rep.Whole = rep.Head && rep.Middle && rep.Tail
 	return rep
 }
 

@@ -38,7 +38,7 @@ func TestRead(t *testing.T) {
 	if text != n.all() {
 		t.Error(difference(text, n.all()))
 	}
-	if !report.Whole {
+	if !report.whole() {
 		t.Errorf("not whole: %q", report.Evidence)
 	}
 	if report.Stdout != 1440 || report.Stderr != 360 {
@@ -86,8 +86,8 @@ func TestHead(t *testing.T) {
 				if report.Head && n.removed > 0 {
 					t.Errorf("%s: claims a head, %d files were removed", name, n.removed)
 				}
-				if want := rotations <= maxFiles-2; i == 0 && report.Whole != want {
-					t.Errorf("%s: whole %v, want %v: %q", name, report.Whole, want, report.Evidence)
+				if want := rotations <= maxFiles-2; i == 0 && report.whole() != want {
+					t.Errorf("%s: whole %v, want %v: %q", name, report.whole(), want, report.Evidence)
 				}
 			}
 		}
@@ -263,7 +263,7 @@ func TestBrokenBody(t *testing.T) {
 				return true
 			})
 			text, report, err := n.read(time.Time{})
-			if err != nil || text != n.all() || !report.Whole {
+			if err != nil || text != n.all() || !report.whole() {
 				t.Errorf("at %d, rotate %v: %v, %q, %s", at, rotate, err, report.Evidence, difference(text, n.all()))
 			}
 		}
@@ -283,7 +283,7 @@ func TestBrokenForGood(t *testing.T) {
 	})
 	text, report, err := n.read(time.Time{})
 	older, _ := reference(n.files[:2])
-	if !errors.Is(err, ErrUnavailable) || text != older || report.Tail || report.Whole {
+	if !errors.Is(err, ErrUnavailable) || text != older || report.Tail || report.whole() {
 		t.Errorf("%v, %+v, %s", err, report, difference(text, older))
 	}
 }
@@ -301,7 +301,7 @@ func TestRangeIgnored(t *testing.T) {
 		return false
 	})
 	text, report, err := n.read(time.Time{})
-	if err != nil || text != n.all() || !report.Whole {
+	if err != nil || text != n.all() || !report.whole() {
 		t.Errorf("%v, %q, %s", err, report.Evidence, difference(text, n.all()))
 	}
 }
@@ -356,8 +356,8 @@ func TestSince(t *testing.T) {
 	} {
 		text, report, err := n.read(test.since)
 		want, _ := reference(n.files[test.first:])
-		if err != nil || text != want || report.Whole != test.whole {
-			t.Errorf("since %v: %v, whole %v, %q, %s", test.since, err, report.Whole, report.Evidence, difference(text, want))
+		if err != nil || text != want || report.whole() != test.whole {
+			t.Errorf("since %v: %v, whole %v, %q, %s", test.since, err, report.whole(), report.Evidence, difference(text, want))
 		}
 	}
 }
@@ -462,8 +462,8 @@ func TestMalformedIsNotWhole(t *testing.T) {
 		n := newNode(t, 5)
 		n.append("", text)
 		_, report, err := n.read(time.Time{})
-		if err != nil || report.Whole != whole {
-			t.Errorf("%q: %v, whole %v: %q", text, err, report.Whole, report.Evidence)
+		if err != nil || report.whole() != whole {
+			t.Errorf("%q: %v, whole %v: %q", text, err, report.whole(), report.Evidence)
 		}
 	}
 }

@@ -35,7 +35,6 @@ type Options struct {
 	// Archive is the URL under which the record's key is found, for the attribute dataref; may be empty.
 	Archive    string
 	Extensions map[string]string // further attributes
-	Header     http.Header       // of each request, such as Authorization
 	Client     *http.Client      // nil is a client of its own, which follows no redirects
 	MaxEvents  int               // that wait at most; 0 is 1,000
 	MaxBytes   int64             // of the events that wait; 0 is 16 MiB
@@ -262,9 +261,6 @@ func (n *Notifier) send(ctx context.Context, e event) (time.Duration, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, n.o.Sink, strings.NewReader(e.body))
 	if err != nil {
 		return 0, fmt.Errorf("send event: %w", err)
-	}
-	for name, values := range n.o.Header {
-		req.Header[name] = values
 	}
 	req.Header.Set("Content-Type", contentType)
 	resp, err := n.o.Client.Do(req)

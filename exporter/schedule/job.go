@@ -21,8 +21,7 @@ type job struct {
 	active  []*active
 	pending time.Time // what starts when those that are replaced have returned
 
-	last, lastEnd                    time.Time
-	lastErr                          string
+	last                             time.Time
 	started, failed, missed, skipped int64
 
 	storing sync.Mutex
@@ -115,10 +114,9 @@ func (j *job) next() any {
 func (j *job) status() Status {
 	spec := j.Schedule.Spec()
 	s := Status{
-		Name: j.name, Cron: spec.Cron, TimeZone: spec.TimeZone, Suspend: spec.Suspend, Removed: j.removed,
+		Name: j.name, Cron: spec.Cron, TimeZone: spec.TimeZone, Suspend: spec.Suspend,
 		Last: j.last, Running: len(j.active),
 		Started: j.started, Failed: j.failed, Missed: j.missed, Skipped: j.skipped,
-		LastError: j.lastErr, LastEnd: j.lastEnd,
 	}
 	if !spec.Suspend && !j.removed {
 		s.Next = j.due

@@ -48,7 +48,6 @@ type Status struct {
 	Cron     string
 	TimeZone string
 	Suspend  bool
-	Removed  bool      // it is no longer in the set, but an export goes on
 	Last     time.Time // scheduled time of the last export that was started or, as long as this Runner has started none, dealt with
 	Next     time.Time // when the next one is due, with jitter; zero if suspended or removed
 	Running  int       // exports that go on
@@ -56,9 +55,6 @@ type Status struct {
 	Failed   int64     // exports that returned an error or panicked
 	Missed   int64     // not started because they were found too late; those that were suspended do not count
 	Skipped  int64     // not started because another one went on, or another process was faster
-	// LastError is what the last export that ended returned, "" if it succeeded. LastEnd is when.
-	LastError string
-	LastEnd   time.Time
 }
 
 // Runner starts the exports of schedules. It never starts two for the same scheduled time, unless its
@@ -311,7 +307,6 @@ func (r *Runner) ended(j *job, a *active, scheduled time.Time, cause, err error)
 	a.cancel(nil)
 	now := r.now()
 	j.active = slices.DeleteFunc(j.active, func(b *active) bool { return a == b })
-	j.lastEnd, j.lastErr = now, ""
 	switch {
 	case err == nil:
 		r.opts.Log.Info("export done", "schedule", j.name, "scheduled", scheduled, "next", j.next())
@@ -320,11 +315,9 @@ func (r *Runner) ended(j *job, a *active, scheduled time.Time, cause, err error)
 		j.skipped++
 		r.opts.Log.Info("export left to another process", "schedule", j.name, "scheduled", scheduled)
 	case errors.Is(cause, errReplaced):
-		j.lastErr = cause.Error()
 		r.opts.Log.Info("export replaced", "schedule", j.name, "scheduled", scheduled)
 	default:
 		j.failed++
-		j.lastErr = err.Error()
 		r.opts.Log.Warn("export failed", "schedule", j.name, "scheduled", scheduled, "err", err)
 	}
 	r.forget(j)

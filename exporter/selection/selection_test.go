@@ -243,8 +243,8 @@ func TestNamespaces(t *testing.T) {
 	}
 }
 
-func TestLabelsOf(t *testing.T) {
-	l := selection.LabelsOf(map[string]string{"a": "1", "b": ""})
+func TestLabels(t *testing.T) {
+	l := selection.Labels{"a", "1", "b", ""}
 	if v, ok := l.Lookup("b"); !ok || v != "" || l.Get("a") != "1" || l.Has("c") {
 		t.Error(l)
 	}

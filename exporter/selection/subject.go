@@ -32,15 +32,6 @@ func Kinds() []string { return []string{"container", "initContainer", "sidecar",
 // third of a map's memory.
 type Labels []string
 
-// LabelsOf returns a map's labels.
-func LabelsOf(m map[string]string) Labels {
-	l := make(Labels, 0, 2*len(m))
-	for k, v := range m {
-		l = append(l, k, v)
-	}
-	return l
-}
-
 // Lookup returns the value of a label, and whether there is one.
 func (l Labels) Lookup(key string) (value string, exists bool) {
 	for i := 0; i+1 < len(l); i += 2 {

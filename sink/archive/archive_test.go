@@ -216,7 +216,6 @@ func TestFolders(t *testing.T) {
 
 func TestRuns(t *testing.T) {
 	s := fill(t)
-	one := int32(1)
 	all := []string{
 		"03 a/u4/app.0", "03 a/u2/app.1",
 		"02 a/u1/app.1", "02 a/u1/proxy.0", "02 a/u2/app.0",
@@ -237,7 +236,6 @@ func TestRuns(t *testing.T) {
 		{"uid", Query{Pod: "web", UID: "u1"}, []string{all[2], all[3], all[5]}},
 		{"uid alone", Query{UID: "u1"}, []string{all[2], all[3], all[5]}},
 		{"container", Query{Container: "proxy"}, all[3:4]},
-		{"restart", Query{Restart: &one}, all[1:3]},
 		{"snapshots", Query{Pod: "web", UID: "u2", Snapshots: true}, []string{all[1], "03 a/u2/app.1@02", all[4], "02 a/u2/app.1@08"}},
 		{"since", Query{Since: day.Add(48 * time.Hour)}, all[:2]},
 		{"until", Query{Until: day.Add(24 * time.Hour)}, []string{all[5], all[6], "01 b/u6/app.0@05", all[8]}},

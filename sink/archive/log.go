@@ -21,8 +21,6 @@ type LogOptions struct {
 	// Since leaves out lines that were stamped before it. A line without a stamp belongs to the one
 	// before it. Stamps are taken to ascend: frames that begin before Since are not searched.
 	Since time.Time
-	// FromLine leaves out the lines before it, counted from 0.
-	FromLine int64
 	// LimitBytes ends the text after so many bytes; 0 means no limit.
 	LimitBytes int64
 }
@@ -42,9 +40,9 @@ func (a *Archive) Log(ctx context.Context, r *bundle.Record, o LogOptions) (io.R
 		return nil, &DamagedError{Key: k.Record(), Err: err}
 	}
 	places := framesOf(r)
-	line := max(o.FromLine, 0)
+	var line int64 // the first one that is wanted, counted from 0
 	if o.TailLines >= 0 {
-		line = max(line, r.Lines-o.TailLines)
+		line = max(0, r.Lines-o.TailLines)
 	}
 	if line >= r.Lines {
 		return io.NopCloser(eof{}), nil

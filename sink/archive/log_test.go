@@ -50,9 +50,9 @@ func naive(text string, o LogOptions) string {
 	if lines[len(lines)-1] == "" {
 		lines = lines[:len(lines)-1]
 	}
-	from := max(o.FromLine, 0)
+	var from int64
 	if o.TailLines >= 0 {
-		from = max(from, int64(len(lines))-o.TailLines)
+		from = max(0, int64(len(lines))-o.TailLines)
 	}
 	keep := o.Since.IsZero()
 	var out strings.Builder
@@ -121,9 +121,6 @@ func TestLogLikeNaive(t *testing.T) {
 				if rnd.IntN(2) == 0 {
 					o.Since = o.Since.Truncate(100 * time.Millisecond)
 				}
-			}
-			if rnd.IntN(3) == 0 {
-				o.FromLine = rnd.Int64N(r.Lines+2) - 1
 			}
 			if rnd.IntN(3) == 0 {
 				o.LimitBytes = rnd.Int64N(int64(len(text)) + 2)
@@ -204,7 +201,6 @@ func TestLogReadsWhatIsNeeded(t *testing.T) {
 	for name, o := range map[string]LogOptions{
 		"tail":  {TailLines: 100},
 		"since": {TailLines: -1, Since: day.Add(19900 * time.Second)},
-		"from":  {TailLines: -1, FromLine: 19900},
 	} {
 		count := &countingBucket{Bucket: s.dir}
 		body, err := New(count).Log(t.Context(), r, o)

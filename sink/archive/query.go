@@ -23,7 +23,6 @@ type Query struct {
 	PodPattern string // for the name, as path.Match takes it
 	UID        string // of the pod
 	Container  string
-	Restart    *int32
 	// Since and Until bound when the runs ended (Since ≤ end < Until). For a snapshot of a run that
 	// had not ended, its time counts.
 	Since, Until time.Time
@@ -129,7 +128,7 @@ func (q Query) hasKey(k bundle.RunKey) bool {
 		fits, _ = path.Match(q.PodPattern, k.Pod) // check has seen that it is a pattern
 	}
 	return fits && (q.Pod == "" || k.Pod == q.Pod) && (q.UID == "" || k.UID == q.UID) &&
-		(q.Container == "" || k.Container == q.Container) && (q.Restart == nil || k.Restart == *q.Restart)
+		(q.Container == "" || k.Container == q.Container)
 }
 
 // check refuses names that cannot be names, before they become part of a prefix.
@@ -145,9 +144,6 @@ func (q Query) check() error {
 		k := bundle.RunKey{
 			Cluster: cmp.Or(q.Cluster, "c"), Namespace: cmp.Or(name, "n"), Date: time.DateOnly,
 			Pod: cmp.Or(q.Pod, "p"), UID: cmp.Or(q.UID, "u"), Container: cmp.Or(q.Container, "c"), ID12: bundle.ID12(""),
-		}
-		if q.Restart != nil {
-			k.Restart = *q.Restart
 		}
 		if err := k.Check(); err != nil {
 			return fmt.Errorf("query archive: %w", err)

@@ -44,7 +44,7 @@ func (l Level) String() string { return Levels()[l] }
 
 // VerifyOptions say what to verify and how closely.
 type VerifyOptions struct {
-	// Query selects runs. Restart and Snapshots must be left out: what belongs to a run is found by its pod.
+	// Query selects runs. Snapshots must be left out: what belongs to a run is found by its pod.
 	Query Query
 	Level Level
 	// Sample is the part of the archive to look at, above 0 and up to 1; 0 means all of it. It is chosen
@@ -144,8 +144,8 @@ const (
 // looked for in the pod's folders of all newer days, and only then is an orphan. Which runs were
 // seen on newer days is kept in a filter that errs to one side only: a hit is looked up.
 func (a *Archive) Verify(ctx context.Context, o VerifyOptions, report func(Finding)) (total Verification, err error) {
-	if o.Query.Restart != nil || o.Query.Snapshots {
-		return Verification{}, errors.New("verify archive: a query for a restart count or for snapshots cannot be verified")
+	if o.Query.Snapshots {
+		return Verification{}, errors.New("verify archive: a query for snapshots cannot be verified")
 	}
 	if o.Sample < 0 || o.Sample > 1 {
 		return Verification{}, fmt.Errorf("verify archive: a sample of %g is not between 0 and 1", o.Sample)
