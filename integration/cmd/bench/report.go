@@ -168,7 +168,7 @@ func (b *bench) text(ctx context.Context) (string, error) {
 		return "", err
 	}
 	var s strings.Builder
-	fmt.Fprintf(&s, "Measured on %s, in %.0f minutes.\n\n", time.Now().UTC().Format("2006-01-02"), time.Since(b.begin).Minutes())
+	fmt.Fprintf(&s, "Measured on %s, in %.0f minutes.\n\n", time.Now().UTC().Format(time.DateOnly), time.Since(b.begin).Minutes())
 	var rows [][]string
 	for _, pair := range about {
 		rows = append(rows, pair[:])
