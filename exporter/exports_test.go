@@ -8,6 +8,9 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kubelogexporter/kubelogexporter/exporter/kubetest"
 	"github.com/kubelogexporter/kubelogexporter/exporter/schedule"
 	"github.com/kubelogexporter/kubelogexporter/exporter/selection"
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
@@ -303,6 +306,14 @@ func TestExportsReplacedUnderLoad(t *testing.T) {
 	}
 }
 
+// podIn is pod in another namespace.
+func (w *world) podIn(namespace, name string) (*corev1.Pod, *kubetest.Container) {
+	pod, c := w.pod(name)
+	pod.Namespace = namespace
+	w.kube.Log(namespace, name, "app", c.Serve)
+	return pod, c
+}
+
 // New exports may name further namespaces. These are watched too, as soon as that is allowed; what was watched
 // before goes on meanwhile.
 func TestSetExportsElsewhere(t *testing.T) {
@@ -313,9 +324,7 @@ func TestSetExportsElsewhere(t *testing.T) {
 	}
 	e := w.run(func(o *Options) { o.Exports = in("shop") })
 	w.until("the exporter to be ready", func() bool { return e.Ready() == nil })
-	elsewhere, c := w.pod("till")
-	elsewhere.Namespace = "pay"
-	w.kube.Log("pay", "till", "app", c.Serve)
+	elsewhere, c := w.podIn("pay", "till")
 	w.kube.SetPod(elsewhere)
 	endAfter("elsewhere\n")(w.world, elsewhere, c)
 	if got := w.kube.Requests("/namespaces/pay/"); len(got) > 0 {
@@ -342,9 +351,7 @@ func TestSetExportsElsewhere(t *testing.T) {
 	if err := e.SetExports([]Export{{Name: "all"}}); err != nil {
 		t.Fatal(err)
 	}
-	third, c := w.pod("third")
-	third.Namespace = "third"
-	w.kube.Log("third", "third", "app", c.Serve)
+	third, c := w.podIn("third", "third")
 	w.kube.SetPod(third)
 	endAfter("anywhere\n")(w.world, third, c)
 	w.await(3)
@@ -412,9 +419,7 @@ func TestAllNamespacesAreGrantedLater(t *testing.T) {
 	w.runOf("a", "mine\n", 0)
 	w.await(1)
 	w.kube.Deny("all", "namespaces", false)
-	elsewhere, c := w.pod("till")
-	elsewhere.Namespace = "pay"
-	w.kube.Log("pay", "till", "app", c.Serve)
+	elsewhere, c := w.podIn("pay", "till")
 	w.kube.SetPod(elsewhere)
 	endAfter("elsewhere\n")(w.world, elsewhere, c)
 	w.await(2)
@@ -432,9 +437,7 @@ func TestNamespacesThatGo(t *testing.T) {
 	e := w.begin(func(e *Exporter) { e.rescope = 20 * time.Millisecond }, func(o *Options) { o.Metrics = w.metrics })
 	w.until("the exporter to be ready", func() bool { return e.Ready() == nil })
 	for n := range 3 {
-		pod, c := w.pod(strings.Repeat("x", n+1))
-		pod.Namespace = fmt.Sprint("change-", n)
-		w.kube.Log(pod.Namespace, pod.Name, "app", c.Serve)
+		pod, c := w.podIn(fmt.Sprint("change-", n), strings.Repeat("x", n+1))
 		c.Print(time.Now(), "words\n")
 		w.kube.SetPod(pod)
 		key := infoOf(pod).key()
