@@ -105,7 +105,7 @@ func (e *Exporter) Export(ctx context.Context) error {
 }
 
 func (e *Exporter) listOnce(ctx context.Context) error {
-	namespaces, err := e.scope(ctx, e.exports.Load())
+	namespaces, _, err := e.scope(ctx, e.exports.Load())
 	if err != nil {
 		return err
 	}

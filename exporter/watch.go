@@ -55,7 +55,7 @@ func (w *watching) extend(ctx context.Context) time.Duration {
 		return e.rescope
 	}
 	settled := e.scoped.Load() == x && !e.barred.Load() // then it is only that namespaces and rights come and go
-	namespaces, err := e.scope(ctx, x)
+	namespaces, existing, err := e.scope(ctx, x)
 	switch {
 	case ctx.Err() != nil, settled && err != nil:
 		return e.rescope
@@ -67,9 +67,7 @@ func (w *watching) extend(ctx context.Context) time.Duration {
 		}
 		return scopeRetry
 	}
-	if len(named) == 0 {
-		w.leave(ctx)
-	}
+	w.leave(existing)
 	namespaces = slices.DeleteFunc(slices.Clone(namespaces), func(ns string) bool { return !missing(ns) })
 	for _, ns := range namespaces {
 		inside, leave := context.WithCancel(ctx)
@@ -84,14 +82,11 @@ func (w *watching) extend(ctx context.Context) time.Duration {
 	return e.rescope
 }
 
-// leave ends the watches of namespaces that are gone: one for each change that is tried out, say.
-func (w *watching) leave(ctx context.Context) {
-	list, err := w.e.kube.CoreV1().Namespaces().List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return // it may not be known
-	}
+// leave ends the watches of namespaces that are gone: one for each change that is tried out, say. existing are those
+// that are not; none if that is not known.
+func (w *watching) leave(existing []string) {
 	for ns, leave := range w.namespaces {
-		if ns != metav1.NamespaceAll && !slices.ContainsFunc(list.Items, func(n corev1.Namespace) bool { return n.Name == ns }) {
+		if len(existing) > 0 && !slices.Contains(existing, ns) {
 			leave()
 			delete(w.namespaces, ns)
 			w.e.tracker.left(ns)
@@ -148,33 +143,32 @@ func (e *Exporter) named(x *exports) []string {
 }
 
 // scope finds out which namespaces to watch: those that are named, or all, or each that the identity may
-// see. metav1.NamespaceAll stands for all.
-func (e *Exporter) scope(ctx context.Context, x *exports) ([]string, error) {
+// see. metav1.NamespaceAll stands for all. existing are all that there are, if they had to be listed and may be.
+func (e *Exporter) scope(ctx context.Context, x *exports) (may, existing []string, err error) {
 	named := e.named(x)
 	for _, ns := range named {
 		if err := e.watchable(ctx, ns); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	if len(named) > 0 {
-		return named, nil
+		return named, nil, nil
 	}
-	err := e.watchable(ctx, metav1.NamespaceAll)
+	err = e.watchable(ctx, metav1.NamespaceAll)
 	if err == nil {
-		return []string{metav1.NamespaceAll}, nil
+		return []string{metav1.NamespaceAll}, nil, nil
 	}
 	var missing *AccessError
 	if !errors.As(err, &missing) {
-		return nil, err
+		return nil, nil, err
 	}
 	candidates := []string{e.opts.DefaultNamespace}
 	if list, lerr := e.kube.CoreV1().Namespaces().List(ctx, metav1.ListOptions{}); lerr == nil {
-		candidates = candidates[:0]
 		for _, ns := range list.Items {
-			candidates = append(candidates, ns.Name)
+			existing = append(existing, ns.Name)
 		}
+		candidates = existing
 	}
-	var may []string
 	for _, ns := range candidates {
 		if ns == "" {
 			continue
@@ -183,13 +177,13 @@ func (e *Exporter) scope(ctx context.Context, x *exports) ([]string, error) {
 		case err == nil:
 			may = append(may, ns)
 		case !errors.As(err, new(*AccessError)):
-			return nil, err // no answer is no refusal
+			return nil, nil, err // no answer is no refusal
 		}
 	}
 	if len(may) == 0 {
-		return nil, missing
+		return nil, nil, missing
 	}
-	return may, nil
+	return may, existing, nil
 }
 
 // watchable returns why a namespace cannot be watched. A missing right to read logs is told, and no

@@ -190,12 +190,12 @@ func (n *Notifier) deliver(ctx, drain context.Context, e event) {
 	for backoff := firstBackoff; ; backoff = min(2*backoff, maxBackoff) {
 		last := ctx.Err() != nil || time.Since(e.since) > n.o.MaxAge
 		after, err := n.send(drain, e)
-		var no *rejection
+		var no *refusal
 		switch {
 		case err == nil:
 			n.delivered.Add(1)
 			return
-		case errors.As(err, &no):
+		case errors.As(err, &no) && no.final():
 			n.rejected.Add(1)
 			n.o.Log.Warn("event rejected", "key", e.key, "err", err)
 			return
@@ -205,7 +205,7 @@ func (n *Notifier) deliver(ctx, drain context.Context, e event) {
 			return
 		}
 		n.retries.Add(1)
-		if errors.As(err, new(*stumble)) && n.putAside(e) {
+		if no != nil && no.stumble() && n.putAside(e) {
 			waits = true
 			return
 		}
@@ -244,15 +244,26 @@ func spread(d time.Duration) time.Duration {
 	return d/2 + rand.N(d/2) //nolint:gosec // spreads load, hides nothing
 }
 
-// stumble: the receiver has failed, perhaps at this event only.
-type stumble struct{ status string }
+// refusal is an answer that does not take an event.
+type refusal struct {
+	code   int
+	status string
+}
 
-func (s *stumble) Error() string { return "send event: the receiver answered " + s.status }
+func (r *refusal) Error() string { return "send event: the receiver answered " + r.status }
 
-// rejection: the receiver will not take this event, whenever it is asked.
-type rejection struct{ status string }
+// final says whether the receiver will not take this event, whenever it is asked.
+func (r *refusal) final() bool {
+	switch r.code {
+	case http.StatusBadRequest, http.StatusGone, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity:
+		return true
+	}
+	return false
+}
 
-func (r *rejection) Error() string { return "send event: the receiver answered " + r.status }
+// stumble says whether the receiver has failed, perhaps at this event only. All else is its state, or a mistake in its
+// address or its rights that may be mended.
+func (r *refusal) stumble() bool { return r.code == http.StatusInternalServerError }
 
 // send makes one attempt. If the receiver names a time to wait, it is returned with the error.
 func (n *Notifier) send(ctx context.Context, e event) (time.Duration, error) {
@@ -269,17 +280,10 @@ func (n *Notifier) send(ctx context.Context, e event) (time.Duration, error) {
 	}
 	defer resp.Body.Close()
 	_, _ = io.CopyN(io.Discard, resp.Body, 64<<10) // so that the connection can be used again
-	switch code := resp.StatusCode; {
-	case code >= 200 && code < 300:
+	if resp.StatusCode >= 200 && resp.StatusCode < 300 {
 		return 0, nil
-	case code == http.StatusBadRequest, code == http.StatusGone, code == http.StatusRequestEntityTooLarge,
-		code == http.StatusUnsupportedMediaType, code == http.StatusUnprocessableEntity:
-		return 0, &rejection{resp.Status}
-	case code == http.StatusInternalServerError:
-		return 0, &stumble{resp.Status}
 	}
-	// All else is the receiver's state, or a mistake in its address or its rights that may be mended.
-	return retryAfter(resp), fmt.Errorf("send event: the receiver answered %s", resp.Status)
+	return retryAfter(resp), &refusal{resp.StatusCode, resp.Status}
 }
 
 func retryAfter(resp *http.Response) time.Duration {
