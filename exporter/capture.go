@@ -85,7 +85,8 @@ type held struct {
 	resumed  bool            // it begins with what an earlier process has read
 	met      bool            // a read has come to the last line of that
 	late     bool            // it was empty when a read of it had ended: what came later may be another's
-	nextRuns bool            // what previous served may be the log of the run after this one
+	nextRuns bool            // it may be the log of one of the runs after this one
+	unsure   time.Time       // since when the status is waited for to tell
 	pieced   bool            // a part of it came by reads that begin at a stamp, and no whole read has shown that nothing is left out
 	quiet    time.Time       // since when its streams had all ended at once, if that was before its end was told
 	aligned  bool            // the whole file was read again and is what is held, from its first line on

@@ -1,8 +1,10 @@
 package exporter
 
 import (
+	"io"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -82,13 +84,7 @@ func TestStatusLateByTwoEnds(t *testing.T) {
 			c.Restart()
 			c.Print(end.Add(700*time.Millisecond), tt.second)
 			c.Exit()
-			w.kube.Log("shop", pod.Name, "app", func(rw http.ResponseWriter, r *http.Request) {
-				q := r.URL.Query()
-				q.Del("previous")
-				r = r.Clone(r.Context())
-				r.URL.RawQuery = q.Encode()
-				c.Serve(rw, r)
-			})
+			w.kube.Log("shop", pod.Name, "app", inBackOff(c))
 			w.kube.SetPod(pod)
 			w.late(4*time.Second, pod, func(s *corev1.ContainerStatus) {
 				s.RestartCount, s.ContainerID = tt.restart+1, c.ID(int(tt.restart)+1)
@@ -97,6 +93,71 @@ func TestStatusLateByTwoEnds(t *testing.T) {
 			w.begin(func(e *Exporter) { e.lostAfter = 6 * time.Second }, nil)
 			w.ofFirst(tt.restart)
 		})
+	}
+}
+
+// The first run waits to be started again, and the status tells late; or the kubelet names the run before it, whose
+// container or file is removed by then. No other run has the current log.
+func TestStatusLateByABackOff(t *testing.T) {
+	t.Parallel()
+	const noFile = `failed to try resolving symlinks in path "/var/log/pods/shop_loop/app/0.log": lstat`
+	for name, tt := range map[string]struct {
+		restart  int32
+		told     time.Duration
+		previous []string // answers before the last one, which names the run before; none: it is the current one
+	}{
+		"once": {told: 4 * time.Second}, "again": {told: 4 * time.Second, restart: 1},
+		"the one before is removed": {told: time.Hour, restart: 1, previous: []string{}},
+		"its file is":               {told: time.Hour, restart: 1, previous: []string{noFile, noFile}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			var mu sync.Mutex
+			pod, c := w.pod("loop")
+			id := before(pod, c, tt.restart)
+			end := time.Now().Truncate(time.Second).Add(-time.Second)
+			c.Print(end.Add(300*time.Millisecond), firstWords)
+			c.Exit()
+			s := &pod.Status.ContainerStatuses[0]
+			if tt.restart > 0 {
+				s.LastTerminationState = crashed(c.ID(0), end.Add(-time.Hour), end.Add(-time.Hour))
+			}
+			s.State = crashed(id, end, end)
+			w.kube.Log("shop", pod.Name, "app", inBackOff(c))
+			if tt.previous != nil {
+				answers := append(tt.previous, "unable to retrieve container logs for "+c.ID(0))
+				w.kube.Log("shop", pod.Name, "app", func(rw http.ResponseWriter, r *http.Request) {
+					if r.URL.Query().Get("previous") != "true" {
+						c.Serve(rw, r)
+						return
+					}
+					mu.Lock()
+					defer mu.Unlock()
+					_, _ = io.WriteString(rw, answers[0])
+					answers = answers[min(1, len(answers)-1):]
+				})
+			}
+			w.kube.SetPod(pod)
+			w.late(tt.told, pod, func(s *corev1.ContainerStatus) {
+				s.LastTerminationState, s.State = s.State, corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}
+			})
+			w.start(nil)
+			if rec := w.final(tt.restart); !rec.Verdict.Complete || !strings.HasSuffix(w.text(rec), firstWords) {
+				t.Errorf("log %q, verdict %+v, reads %+v", w.text(rec), rec.Verdict, rec.Capture.Reads)
+			}
+		})
+	}
+}
+
+// inBackOff serves a container's log, as that of a run which waits to be started again: it is the previous one, too.
+func inBackOff(c *kubetest.Container) kubetest.LogHandler {
+	return func(rw http.ResponseWriter, r *http.Request) {
+		q := r.URL.Query()
+		q.Del("previous")
+		r = r.Clone(r.Context())
+		r.URL.RawQuery = q.Encode()
+		c.Serve(rw, r)
 	}
 }
 

@@ -120,7 +120,7 @@ func (m moment) endedLongAgo() bool {
 // closing reads the end of the log once more and then looks whether the run is still the one that
 // was asked for. Only a read that brings nothing new proves the end, and of an empty log only two of them.
 func (c *capture) closing(ctx context.Context) {
-	if !c.e.once && c.doubtEnd(ctx) && c.parked(c.closing) {
+	if c.awaitsStatus(ctx) || !c.e.once && c.doubtEnd(ctx) && c.parked(c.closing) {
 		return
 	}
 	silent, m := c.log.Bytes() == 0, c.run.now()
@@ -148,7 +148,7 @@ func (c *capture) closing(ctx context.Context) {
 		c.stop(ctx)
 		return
 	}
-	if m := c.run.now(); m.slot == slotPrevious && c.asked == slotCurrent && !c.own && !c.followed && !c.moved {
+	if m := c.run.now(); m.slot == slotPrevious && (c.asked == slotCurrent || c.nextRuns) && !c.own && !c.followed && !c.moved {
 		// The container restarted since: what was read may be its successor's. Once more, by name.
 		c.moved, c.looked = true, false
 		c.gone = false

@@ -114,7 +114,7 @@ func TestRemovedBeforeClosing(t *testing.T) {
 	})
 	exit(pod, 1)
 	w.kube.SetPod(pod)
-	w.start(nil)
+	w.begin(func(e *Exporter) { e.statusWait = time.Second }, nil)
 	rec := w.await(1)[0]
 	if got := w.text(rec); !strings.HasSuffix(got, " boot\n") || rec.Container.RestartCount != 0 {
 		t.Errorf("restart %d, log %q, verdict %+v", rec.Container.RestartCount, got, rec.Verdict)

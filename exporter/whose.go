@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/kubelogexporter/kubelogexporter/exporter/podlog"
@@ -18,6 +19,7 @@ const clocksApart = 5 * time.Second
 type glimpse struct {
 	none  bool      // the kubelet has no such log
 	own   bool      // it named this run, whose log it cannot find
+	past  bool      // it named one before this
 	empty bool      // it served an empty one
 	first time.Time // the stamp of its first line; zero if that is not known
 }
@@ -34,12 +36,19 @@ func (c *capture) glimpse(ctx context.Context, previous bool) glimpse {
 	res, err := probe.Read(body)
 	_ = body.Close()
 	if err != nil || res.TextKind != podlog.TextNone {
-		return glimpse{own: res.Own}
+		return glimpse{own: res.Own, past: c.namesPast(res.Text)}
 	}
 	return glimpse{empty: res.Bytes == 0, first: probe.First()}
 }
 
-// checkCurrent makes sure that what was just read as the container's current log is this run's. A run may be
+// namesPast says whether a text of the kubelet's names one of the container's runs before this one.
+func (c *capture) namesPast(text string) bool {
+	return slices.ContainsFunc(c.run.now().pod.runs, func(v view) bool {
+		return v.id.container == c.run.id.container && v.restart < c.run.restart && podlog.Names(text, v.id.containerID)
+	})
+}
+
+// checkCurrent makes sure that what was read as the container's current log is this run's. A run may be
 // followed by the next one without any back-off, and the status that tells of it comes later. The kubelet
 // never goes back, so it is enough to look what it now calls the previous log: if there is none, or one from
 // before this run, the current one was ours. It was too if it is this very log, unless the status, which is
@@ -54,55 +63,89 @@ func (c *capture) checkCurrent(ctx context.Context) bool {
 	if !first.IsZero() && t != nil && first.Before(t.FinishedAt.Time) {
 		return true
 	}
-	b := c.glimpse(ctx, true)
-	switch {
+	switch b := c.glimpse(ctx, true); {
 	case b.none && c.run.now().pod.restartsAll:
 		c.nextRuns = true // the kubelet may have removed this run
-		return true
-	case b.none && (first.IsZero() || t == nil || !first.After(t.FinishedAt.Add(time.Second))), !b.first.IsZero() && b.first.Before(c.run.startedAt):
+	case c.precedesOurs(b):
 		c.own = true
-		return true
-	case b.none:
-		return true // undecided
-	case !b.first.IsZero() && b.first.Equal(first), b.empty && first.IsZero():
-		// The kubelet has come further than the status: to the back-off of this run, or of the next one.
-		c.awaitStatus(ctx)
-		return true
+	case b.none: // undecided
 	case b.own && !first.IsZero():
 		switch now := c.glimpse(ctx, false).first; {
 		case now.After(first):
 			c.own = !first.After(endOf(c.run.now()).Add(time.Second)) // what came before that was ours
-			return true
-		case !now.Equal(first):
-			return true // undecided too
+		case now.Equal(first):
+			c.replaced = true
+			c.reset()
+			return false
+		default:
+			c.awaitStatus()
 		}
-		c.replaced = true
-		c.reset()
-		return false
-	case b.first.IsZero() && !b.empty, b.empty && c.run.restart > 0: // undecided
-		c.awaitStatus(ctx)
-		return true
-	case c.run.restart > 0 && b.first.Before(c.run.startedAt.Add(time.Second)):
-		return true // likewise: a run that ended within a second may have been the one before
+	case !b.first.IsZero() && b.first.Equal(first), b.empty && first.IsZero(): // the kubelet waits to start the next run, or the one after it
+		c.awaitStatus()
+	case b.first.IsZero() && !b.empty, b.empty && c.run.restart > 0:
+		c.awaitStatus()
+	case c.run.restart > 0 && b.first.Before(c.run.startedAt.Add(time.Second)): // a run that ended within a second may have been the one before
+		if lived(c.run, c.run.now()) >= nearStart || !first.Before(t.FinishedAt.Add(leastBackOff)) {
+			c.awaitStatus() // otherwise nothing but this run can have written that: the next one starts after a back-off
+		}
+	default:
+		return c.takePrevious(ctx, b.first)
 	}
+	return true
+}
+
+// precedesOurs says whether the previous log, or that there is none, shows that the current one is this run's.
+func (c *capture) precedesOurs(b glimpse) bool {
+	if b.none {
+		m, first := c.run.now(), c.log.First()
+		return !m.pod.restartsAll && (m.term == nil || !first.After(m.term.FinishedAt.Add(time.Second)))
+	}
+	return b.past || !b.first.IsZero() && b.first.Before(c.run.startedAt)
+}
+
+// takePrevious reads what the kubelet calls the previous log, whose first stamp was seen, as this run's.
+func (c *capture) takePrevious(ctx context.Context, seen time.Time) bool {
 	c.reset()
 	c.asked = slotPrevious
 	if _, ok := c.take(ctx, "previous", podlog.Request{Previous: true}); !ok {
 		return false
 	}
-	first = c.log.First()
-	c.own = !first.IsZero() && first.Equal(b.first) && t != nil && first.Before(t.FinishedAt.Time)
+	first, t := c.log.First(), c.run.now().term
+	c.own = !first.IsZero() && first.Equal(seen) && t != nil && first.Before(t.FinishedAt.Time)
 	if !c.own { // or two runs have begun since
-		c.awaitStatus(ctx)
+		c.awaitStatus()
 	}
 	return true
 }
 
-// awaitStatus gives the status the time to tell that the run is the current one no more. If it does not, what is held
-// may be the log of one of the next runs.
-func (c *capture) awaitStatus(ctx context.Context) {
-	c.awaitMove(ctx)
-	c.nextRuns = c.run.now().slot == slotCurrent
+// awaitStatus says that what is held may be the log of one of the next runs, and that the status will tell.
+func (c *capture) awaitStatus() {
+	c.nextRuns = true
+	if c.unsure.IsZero() {
+		c.unsure = time.Now()
+	}
+}
+
+// awaitsStatus puts the closing read off for as long as only the status can tell whose log was read, and has not yet:
+// a busy node reports late. The kubelet is asked again meanwhile.
+func (c *capture) awaitsStatus(ctx context.Context) bool {
+	if c.unsure.IsZero() || ctx.Err() != nil {
+		return false
+	}
+	if c.e.once { // and watches nothing
+		c.seePod(ctx)
+	}
+	waited := time.Since(c.unsure)
+	if m := c.run.now(); m.slot != slotCurrent || !m.restartable() || waited > c.e.statusWait {
+		c.unsure = time.Time{}
+		return false
+	}
+	if c.asked == slotCurrent && c.precedesOurs(c.glimpse(ctx, true)) {
+		c.own, c.nextRuns, c.unsure = true, false, time.Time{}
+		return false
+	}
+	c.next(prioClosing, time.Now().Add(max(statusLook, waited/4)), c.closing)
+	return true
 }
 
 // makeCertain looks whether the run still has the slot that is asked for, after a read that did not

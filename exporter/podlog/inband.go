@@ -1,9 +1,6 @@
 package podlog
 
-import (
-	"bytes"
-	"strings"
-)
+import "strings"
 
 // Text is what an error text inside a log body means for the run that is being read.
 type Text string
@@ -60,10 +57,10 @@ func classify(piece string) Text {
 	return TextNone
 }
 
-// names says whether a text holds a container's ID.
-func names(text []byte, containerID string) bool {
+// Names says whether a text of the kubelet's holds a container's ID, with or without its scheme.
+func Names(text, containerID string) bool {
 	id := bareID(containerID)
-	return len(id) >= 12 && bytes.Contains(text, []byte(id))
+	return len(id) >= 12 && strings.Contains(text, id)
 }
 
 // bareID is a container ID without its scheme.
@@ -78,7 +75,7 @@ func bareID(containerID string) string {
 // container's own ID are taken: a program does not know its ID and does not end its output with the
 // kubelet's sentence about it, so nothing that it wrote is cut. It returns where the text begins.
 func gluedText(tail, containerID string) (start int, kind Text) {
-	if !names([]byte(tail), containerID) {
+	if !Names(tail, containerID) {
 		return 0, TextNone
 	}
 	id := bareID(containerID)

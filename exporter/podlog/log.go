@@ -416,7 +416,7 @@ func (j *joiner) end(p []byte) error {
 	if !j.inLine && !stamped {
 		if kind := classify(string(p)); kind != TextNone {
 			j.res.Text, j.res.TextKind = string(p), kind
-			j.res.Own = names(p, j.log.containerID)
+			j.res.Own = Names(j.res.Text, j.log.containerID)
 			return nil
 		}
 	}
