@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,10 +22,15 @@ import (
 // deployed is the namespace of the manifests.
 const deployed = "kubelogexporter"
 
+// deploying is held while something is deployed: the manifests make what there is one of in a cluster.
+var deploying sync.Mutex //nolint:gochecknoglobals // tests that run side by side
+
 // deploy applies an overlay of deploy/, as a user would write one, until the test ends. The pods archive
 // into the returned bucket.
 func (c *cluster) deploy(overlay string) sink.Bucket {
 	c.t.Helper()
+	deploying.Lock()
+	c.t.Cleanup(deploying.Unlock)
 	if out, err := c.command("make", "-s", "-C", "..", "image"); err != nil {
 		c.t.Fatalf("make image: %v\n%s", err, out)
 	}
@@ -86,8 +92,8 @@ func (c *cluster) command(name string, args ...string) (string, error) {
 	return string(out), err
 }
 
-// The CronJob of deploy/ runs twice: what ended is archived once, and of what runs each run archives what
-// the one before has not.
+// The CronJob of deploy/ runs by hand and then by its schedule: what ended is archived once, and of what runs each run
+// archives what the one before has not.
 func TestCronJob(t *testing.T) {
 	t.Parallel() // it waits most of the time
 	c := newCluster(t)
@@ -99,28 +105,55 @@ namespace: kubelogexporter
 resources: [DEPLOY/cronjob]
 patches:
 - target: {kind: CronJob}
-  patch: '[{"op": "replace", "path": "/spec/schedule", "value": "* * * * *"}]'`)
-	var jobs []batchv1.Job
-	c.until(4*time.Minute, "two runs of the CronJob", func() bool {
+  patch: |
+    - {op: replace, path: /spec/schedule, value: "* * * * *"}
+    - {op: add, path: /spec/suspend, value: true}`)
+	c.until(2*time.Minute, "a pod to end and one to run", func() bool {
+		return c.inPhase(corev1.PodSucceeded) == 1 && c.inPhase(corev1.PodRunning) == 1
+	})
+	c.runJob("by-hand")
+	before, _ := c.countedOnce(bucket, "runs")
+	if out, err := c.kubectl("-n", deployed, "patch", "cronjob", "kubelogexporter", "-p", `{"spec": {"suspend": false}}`); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	c.until(4*time.Minute, "a run of the CronJob", func() bool {
 		list, err := c.kube.BatchV1().Jobs(deployed).List(t.Context(), metav1.ListOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		jobs = slices.DeleteFunc(list.Items, func(j batchv1.Job) bool { return j.Status.CompletionTime == nil })
-		for _, j := range list.Items {
-			if j.Status.Failed > 0 {
-				out, _ := c.kubectl("-n", deployed, "logs", "job/"+j.Name)
-				t.Fatalf("job %s failed:\n%s", j.Name, out)
-			}
-		}
-		return len(jobs) >= 2
+		return slices.ContainsFunc(list.Items, func(j batchv1.Job) bool { return j.Name != "by-hand" && c.completed(&j) })
 	})
 	if n := c.endedOnce(bucket, "ended", "done"); n != 1 {
 		t.Errorf("the run that ended has %d records", n)
 	}
-	if lines, _ := c.countedOnce(bucket, "runs"); lines < 5*60 {
-		t.Errorf("%d lines of the pod that runs, which is not what it wrote until a second run a minute after the first", lines)
+	if lines, _ := c.countedOnce(bucket, "runs"); before == 0 || lines <= before {
+		t.Errorf("%d lines of the pod that runs, and %d after the run before", lines, before)
 	}
+}
+
+// runJob runs the deployed CronJob once, by hand.
+func (c *cluster) runJob(name string) {
+	c.t.Helper()
+	if out, err := c.kubectl("-n", deployed, "create", "job", name, "--from=cronjob/kubelogexporter"); err != nil {
+		c.t.Fatalf("create job: %v\n%s", err, out)
+	}
+	c.until(2*time.Minute, "the job's end", func() bool {
+		j, err := c.kube.BatchV1().Jobs(deployed).Get(c.t.Context(), name, metav1.GetOptions{})
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		return c.completed(j)
+	})
+}
+
+// completed says whether a job has done its work. It must not fail.
+func (c *cluster) completed(j *batchv1.Job) bool {
+	c.t.Helper()
+	if j.Status.Failed > 0 {
+		out, _ := c.kubectl("-n", deployed, "logs", "job/"+j.Name)
+		c.t.Fatalf("job %s failed:\n%s", j.Name, out)
+	}
+	return j.Status.CompletionTime != nil
 }
 
 // endedOnce returns how many records the runs of a pod that has ended have, and checks its log.
@@ -169,6 +202,7 @@ func (c *cluster) countedOnce(bucket sink.Bucket, pod string) (lines, objects in
 // The CronJob with a configuration file runs one of its exports: it archives what that one takes, and leaves
 // alone what is another's.
 func TestCronJobOfOneExport(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	c := newCluster(t)
 	c.create(shell("first", "echo first"), shell("second", "echo second"),
 		shell("runs", `trap 'exit 0' TERM; i=0; while :; do i=$((i+1)); echo $i; /bin/busybox sleep 0.2; done`))
@@ -198,21 +232,7 @@ patches:
 	})
 	before := 0
 	for n := range 2 {
-		job := fmt.Sprintf("by-hand-%d", n)
-		if out, err := c.kubectl("-n", deployed, "create", "job", job, "--from=cronjob/kubelogexporter"); err != nil {
-			t.Fatalf("create job: %v\n%s", err, out)
-		}
-		c.until(2*time.Minute, "the job's end", func() bool {
-			j, err := c.kube.BatchV1().Jobs(deployed).Get(t.Context(), job, metav1.GetOptions{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			if j.Status.Failed > 0 {
-				out, _ := c.kubectl("-n", deployed, "logs", "job/"+job)
-				t.Fatalf("job %s failed:\n%s", job, out)
-			}
-			return j.Status.CompletionTime != nil
-		})
+		c.runJob(fmt.Sprintf("by-hand-%d", n))
 		lines, objects := c.countedOnce(bucket, "runs")
 		if lines <= before || objects != n+1 {
 			t.Errorf("after job %d there are %d lines of the pod that runs, in %d objects, and were %d", n, lines, objects, before)
@@ -227,6 +247,7 @@ patches:
 // The Deployment with a configuration file remembers its schedules when its pod, and with it the spool, is
 // gone, and tells about them.
 func TestDeployedSchedule(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	c := newCluster(t)
 	c.deploy(`apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
