@@ -4,13 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubelogexporter/kubelogexporter/exporter/kubetest"
+	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
 
 // A pod that is being deleted is exported like any other: its log is about to vanish.
@@ -29,6 +33,46 @@ func TestExportOfADyingPod(t *testing.T) {
 	}
 	if recs := w.records(); len(recs) != 1 || recs[0].Lines != 1 {
 		t.Errorf("%d records, %+v", len(recs), e.Progress())
+	}
+}
+
+// The log of a crash loop's last run but one is being removed: first its file, then the container. That is no failure of
+// the export, which has a record of the loss.
+func TestExportOfALogThatIsRemoved(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	pod, c := w.pod("loop")
+	exit(pod, 1)
+	restart(pod, c)
+	exit(pod, 1)
+	c.Print(time.Now(), "first\n")
+	c.Exit()
+	c.Restart()
+	c.Print(time.Now(), "second\n")
+	c.Exit()
+	var asked atomic.Int64
+	w.kube.Log(pod.Namespace, pod.Name, "app", func(rw http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Query().Get("previous") != "true":
+			c.Serve(rw, r)
+		case asked.Add(1) <= 2:
+			_, _ = io.WriteString(rw, `failed to try resolving symlinks in path "/var/log/pods/shop_loop/app/0.log": lstat`)
+		default:
+			_, _ = io.WriteString(rw, "unable to retrieve container logs for "+c.ID(0))
+		}
+	})
+	w.kube.SetPod(pod)
+	e := w.exporter(nil)
+	defer e.Close() //nolint:errcheck // the end of the test
+	if err := e.Export(t.Context()); err != nil || len(e.Progress().Failures) > 0 {
+		t.Errorf("%v, failures %v", err, e.Progress().Failures)
+	}
+	said := make(map[int32]string)
+	for _, rec := range w.records() {
+		said[rec.Container.RestartCount] = w.words(rec) + string(rec.Verdict.Head.Cause)
+	}
+	if len(said) != 2 || said[0] != string(bundle.CauseReplacedBeforeRead) || said[1] != "second" {
+		t.Errorf("records %v", said)
 	}
 }
 

@@ -53,7 +53,7 @@ func (c *capture) unfound() {
 	case m.vanishes():
 		c.gone = c.missed > lostTries
 	case c.e.once: // people wait
-		c.gone = c.missed >= oneShotTries
+		c.gone = c.refused >= oneShotTries && c.missed > lostTries // its file goes before its container does
 	default:
 		c.gone = time.Since(c.missing) > c.doubts()
 	}
