@@ -161,6 +161,39 @@ func inBackOff(c *kubetest.Container) kubetest.LogHandler {
 	}
 }
 
+// While the status is waited for, the pod is replaced by another one of its name, which the watch does not tell either:
+// that the new one has no previous log says nothing of the old one's.
+func TestStatusLateAndAnotherPod(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	pod, c := w.pod("same")
+	end := time.Now().Truncate(time.Second).Add(-time.Second)
+	c.Print(end.Add(300*time.Millisecond), firstWords)
+	c.Exit()
+	c.Restart()
+	c.Exit() // silent, in its back-off
+	pod.Status.ContainerStatuses[0].State = crashed(c.ID(0), end, end)
+	next, silent := w.pod("another")
+	next.Name = pod.Name
+	var once sync.Once
+	replaced := func(h kubetest.LogHandler) kubetest.LogHandler {
+		return func(rw http.ResponseWriter, r *http.Request) {
+			h(rw, r)
+			if r.URL.Query().Get("previous") == "true" {
+				once.Do(func() {
+					w.kube.DeletePodQuietly(pod.Namespace, pod.Name)
+					w.kube.SetPodQuietly(next)
+					w.kube.Log(pod.Namespace, pod.Name, "app", silent.Serve)
+				})
+			}
+		}
+	}
+	w.kube.Log(pod.Namespace, pod.Name, "app", replaced(inBackOff(c)))
+	w.kube.SetPod(pod)
+	w.begin(func(e *Exporter) { e.statusWait = 2 * time.Second }, nil)
+	w.ofFirst(0)
+}
+
 // Two more runs have begun: the previous log is the second one's. The status knows of none of them, or of one.
 func TestStatusLateByTwoStarts(t *testing.T) {
 	t.Parallel()

@@ -269,6 +269,7 @@ func TestArchivedAndNotSeen(t *testing.T) {
 			t.Parallel()
 			w, powerCut := newWorld(t), tt.powerCut
 			pod, c := w.pod("loop")
+			c.Print(time.Now(), "words\n")
 			w.kube.SetPod(pod)
 			store := &absent{Bucket: w.bucket}
 			use := func(o *Options) { o.Bucket, o.Grace = store, time.Second }

@@ -196,13 +196,13 @@ func TestTrapSuccessorOfSilenceLater(t *testing.T) {
 	for how, count := range map[string]int32{"first run": 0, "later run": 1} {
 		t.Run(how, func(t *testing.T) {
 			t.Parallel()
-			w := newTrapped(t, nil)
+			w := newWorld(t)
 			pod, c := w.pod("silent")
 			status := &pod.Status.ContainerStatuses[0]
 			status.RestartCount = count
 			status.State.Running.StartedAt.Time = status.State.Running.StartedAt.Add(time.Second) // so that nothing speaks against the head
 			w.kube.SetPod(pod)
-			e := w.run(nil)
+			e := w.begin(func(e *Exporter) { e.statusWait = time.Second }, nil)
 			w.until("the log to be looked at", func() bool { return len(w.kube.Requests("limitBytes=")) > 0 && e.Ready() == nil })
 			w.kube.NextLogs(func(h kubetest.LogHandler) kubetest.LogHandler {
 				return func(rw http.ResponseWriter, r *http.Request) {

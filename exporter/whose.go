@@ -50,8 +50,8 @@ func (c *capture) namesPast(text string) bool {
 
 // checkCurrent makes sure that what was read as the container's current log is this run's. A run may be
 // followed by the next one without any back-off, and the status that tells of it comes later. The kubelet
-// never goes back, so it is enough to look what it now calls the previous log: if there is none, or one from
-// before this run, the current one was ours. It was too if it is this very log, unless the status, which is
+// never goes back, so it is enough to look what it now calls the previous log: if there is none, or that of a run
+// before this one, the current one was ours. It was too if it is this very log, unless the status, which is
 // waited for, tells of no back-off: then two runs may have ended. If it is a log of this run's own time, that one
 // is ours. If it is this run's, and cannot be found, the current one has become the successor's, and so was
 // ours if it begins otherwise now. What begins before this run's end needs no look: its successor comes after that.
@@ -80,12 +80,11 @@ func (c *capture) checkCurrent(ctx context.Context) bool {
 		default:
 			c.awaitStatus()
 		}
-	case !b.first.IsZero() && b.first.Equal(first), b.empty && first.IsZero(): // the kubelet waits to start the next run, or the one after it
-		c.awaitStatus()
-	case b.first.IsZero() && !b.empty, b.empty && c.run.restart > 0:
+	case !b.first.IsZero() && b.first.Equal(first), b.empty && first.IsZero(), // the kubelet waits to start the next run, or the one after it
+		b.first.IsZero() && !b.empty, b.empty && c.run.restart > 0: // undecided
 		c.awaitStatus()
 	case c.run.restart > 0 && b.first.Before(c.run.startedAt.Add(time.Second)): // a run that ended within a second may have been the one before
-		if lived(c.run, c.run.now()) >= nearStart || !first.Before(t.FinishedAt.Add(leastBackOff)) {
+		if lived(c.run, c.run.now()) >= nearStart || !first.Before(endOf(c.run.now()).Add(leastBackOff)) {
 			c.awaitStatus() // otherwise nothing but this run can have written that: the next one starts after a back-off
 		}
 	default:
@@ -127,21 +126,19 @@ func (c *capture) awaitStatus() {
 }
 
 // awaitsStatus puts the closing read off for as long as only the status can tell whose log was read, and has not yet:
-// a busy node reports late. The kubelet is asked again meanwhile.
+// a busy node reports late. Meanwhile the kubelet may show it after all.
 func (c *capture) awaitsStatus(ctx context.Context) bool {
-	if c.unsure.IsZero() || ctx.Err() != nil {
+	waited, m := time.Since(c.unsure), c.run.now()
+	if !c.nextRuns || waited > c.e.statusWait || m.slot != slotCurrent || !m.restartable() || ctx.Err() != nil || c.e.stopping() {
 		return false
 	}
-	if c.e.once { // and watches nothing
-		c.seePod(ctx)
-	}
-	waited := time.Since(c.unsure)
-	if m := c.run.now(); m.slot != slotCurrent || !m.restartable() || waited > c.e.statusWait {
-		c.unsure = time.Time{}
+	shown := c.asked == slotCurrent && c.precedesOurs(c.glimpse(ctx, true))
+	c.seePod(ctx) // after that look, which may have been at another pod's
+	switch {
+	case ctx.Err() != nil:
 		return false
-	}
-	if c.asked == slotCurrent && c.precedesOurs(c.glimpse(ctx, true)) {
-		c.own, c.nextRuns, c.unsure = true, false, time.Time{}
+	case shown && c.podError() == nil:
+		c.own, c.nextRuns = true, false
 		return false
 	}
 	c.next(prioClosing, time.Now().Add(max(statusLook, waited/4)), c.closing)
