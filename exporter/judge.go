@@ -49,7 +49,7 @@ func (c *capture) lostCause(m moment) bundle.Cause {
 		return bundle.CauseNodeLost
 	case m.podGone, m.dying, m.evicted(), vanished:
 		return bundle.CauseDeletedBeforeRead
-	case m.slot != slotCurrent:
+	case m.slot != slotCurrent, c.replaced:
 		return bundle.CauseReplacedBeforeRead
 	}
 	return bundle.CauseKubeletError

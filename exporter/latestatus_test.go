@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubelogexporter/kubelogexporter/exporter/kubetest"
+	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
 
 // A request for a log names a container and no run, the kubelet goes by a newer status than the one that it has sent,
@@ -415,6 +416,41 @@ func TestStatusLateOfASilentRun(t *testing.T) {
 		if rec.Container.RestartCount == 0 && rec.Verdict.Complete && rec.Lines > 0 {
 			t.Errorf("complete: log %q, verdict %+v, reads %+v", w.text(rec), rec.Verdict, rec.Capture.Reads)
 		}
+	}
+}
+
+// A stream is opened for a run that ended right before, and brings the log of the next one, which began at once.
+func TestStatusLateUnderAStreamOfTheNextRun(t *testing.T) {
+	t.Parallel()
+	for name, told := range map[string]bool{"runs": true, "waits": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			pod, c := w.pod("late")
+			s := &pod.Status.ContainerStatuses[0]
+			start := time.Now().Truncate(time.Second).Add(-time.Second)
+			s.State.Running.StartedAt = metav1.NewTime(start)
+			w.kube.SetPod(pod)
+			c.Print(start.Add(300*time.Millisecond), firstWords)
+			c.Exit()
+			c.Restart()
+			c.Print(start.Add(700*time.Millisecond), "another's\n")
+			w.start(live)
+			w.until("a stream", func() bool { return c.Following() > 0 })
+			w.kube.Log("shop", pod.Name, "app", inBackOff(c)) // the first run's is gone
+			s.State = crashed(c.ID(0), start, start)
+			w.kube.SetPod(pod)
+			<-time.After(300 * time.Millisecond)
+			restart(pod, c)
+			if c.Exit(); !told {
+				s.LastTerminationState = crashed(c.ID(1), start, start)
+				s.State = corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}
+			}
+			w.kube.SetPod(pod)
+			if rec := w.final(0); w.text(rec) != "" || rec.Verdict.Head.Cause != bundle.CauseReplacedBeforeRead {
+				t.Errorf("log %q, verdict %+v, reads %+v", w.text(rec), rec.Verdict, rec.Capture.Reads)
+			}
+		})
 	}
 }
 

@@ -223,6 +223,21 @@ func (c *capture) foreign(m moment) bool {
 	return !streamed && !m.podGone && c.asked != m.slot && from(end)
 }
 
+// isNext looks whether what is held begins as the log that the kubelet serves of a later run by now. That can be so only
+// if no line of it is from before the second in which this run ended.
+func (c *capture) isNext(ctx context.Context, m moment) bool {
+	end := m.overAt(c.run)
+	if ctx.Err() != nil || c.log == nil || c.own || c.node != nil || end.IsZero() || c.log.First().Before(end) {
+		return false
+	}
+	same := func(previous bool) bool { return c.glimpse(ctx, previous).first.Equal(c.log.First()) }
+	if m.slot == slotNone {
+		return same(false) || same(true)
+	}
+	_, told := m.successor(c.run.id)
+	return told && same(false)
+}
+
 // overAt returns a time in whole seconds at which a run had ended, zero if none is known: if its end was never shown, the
 // start of a later one.
 func (m moment) overAt(r *run) (at time.Time) {
