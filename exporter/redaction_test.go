@@ -32,6 +32,7 @@ func TestRedaction(t *testing.T) {
 	w := newWorld(t)
 	w.synced(redacting(t, Export{}))
 	pod, c := w.pod("secretive")
+	secretive(pod)
 	w.kube.SetPod(pod)
 	c.Print(time.Now(), "pin=1234 and pin=99\nno more\n")
 	c.Exit()
@@ -48,9 +49,23 @@ func TestRedaction(t *testing.T) {
 	if rec.State.Message != "died of pin=[REDACTED:pin]" || strings.Contains(strings.Join(rec.LastLines, ""), "pin=1") {
 		t.Errorf("message %q, last lines %q", rec.State.Message, rec.LastLines)
 	}
-	if strings.Contains(string(rec.PodObject), "1234") {
-		t.Errorf("pod object %s", rec.PodObject)
+	if n := strings.Count(string(rec.PodObject), "[REDACTED:pin]"); strings.Contains(string(rec.PodObject), "1234") || n != 10 {
+		t.Errorf("%d redacted texts in the pod object %s", n, rec.PodObject)
 	}
+}
+
+// secretive puts a secret wherever a pod may hold one: in nine places, beside its environment.
+func secretive(pod *corev1.Pod) {
+	words := func() []string { return []string{"sh", "-c", "unlock pin=1234"} }
+	get := &corev1.HTTPGetAction{Path: "/?pin=1234", HTTPHeaders: []corev1.HTTPHeader{{Name: "X-Pin", Value: "pin=1234"}}}
+	exec := corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: words()}}
+	app := &pod.Spec.Containers[0]
+	app.Command, app.Args, app.Env = words(), words(), []corev1.EnvVar{{Name: "PIN", Value: "1234"}}
+	app.LivenessProbe, app.ReadinessProbe = &corev1.Probe{ProbeHandler: exec}, &corev1.Probe{ProbeHandler: corev1.ProbeHandler{HTTPGet: get}}
+	app.Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: words()}}}
+	pod.Annotations = map[string]string{"unlock": "pin=1234"}
+	pod.Spec.InitContainers = []corev1.Container{{Name: "init", Command: words()}}
+	pod.Spec.EphemeralContainers = []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: "debug", Args: words()}}}
 }
 
 // A redacted log goes on where it was, by its stamps: each line once, and a hole shows.

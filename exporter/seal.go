@@ -2,12 +2,10 @@ package exporter
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"slices"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
@@ -218,44 +216,4 @@ func utc(t time.Time) *time.Time {
 	}
 	t = t.UTC()
 	return &t
-}
-
-// podJSON encodes a pod for a record: without managedFields, and with the values of literal
-// environment variables masked, because people put passwords there. Termination messages may be pieces of
-// the log, and are redacted like it.
-func podJSON(pod *corev1.Pod, redacted func(string) string) json.RawMessage {
-	pod = pod.DeepCopy()
-	pod.APIVersion, pod.Kind = "v1", "Pod"
-	pod.ManagedFields = nil
-	delete(pod.Annotations, "kubectl.kubernetes.io/last-applied-configuration") // the same values again
-	mask := func(env []corev1.EnvVar) {
-		for i := range env {
-			if env[i].Value != "" {
-				env[i].Value = "(masked)"
-			}
-		}
-	}
-	for i := range pod.Spec.InitContainers {
-		mask(pod.Spec.InitContainers[i].Env)
-	}
-	for i := range pod.Spec.Containers {
-		mask(pod.Spec.Containers[i].Env)
-	}
-	for i := range pod.Spec.EphemeralContainers {
-		mask(pod.Spec.EphemeralContainers[i].Env)
-	}
-	for _, list := range [][]corev1.ContainerStatus{pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses, pod.Status.EphemeralContainerStatuses} {
-		for i := range list {
-			for _, t := range []*corev1.ContainerStateTerminated{list[i].State.Terminated, list[i].LastTerminationState.Terminated} {
-				if t != nil {
-					t.Message = redacted(t.Message)
-				}
-			}
-		}
-	}
-	data, err := json.Marshal(pod)
-	if err != nil {
-		return nil // a pod that the API server sent can be encoded
-	}
-	return data
 }

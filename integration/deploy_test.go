@@ -22,8 +22,12 @@ import (
 // deployed is the namespace of the manifests.
 const deployed = "kubelogexporter"
 
-// deploying is held while something is deployed: the manifests make what there is one of in a cluster.
-var deploying sync.Mutex //nolint:gochecknoglobals // tests that run side by side
+var (
+	// deploying is held while something is deployed: the manifests make what there is one of in a cluster.
+	deploying sync.Mutex //nolint:gochecknoglobals // tests that run side by side
+	// imageLoaded says that the node has this project's image.
+	imageLoaded bool //nolint:gochecknoglobals // likewise
+)
 
 // deploy applies an overlay of deploy/, as a user would write one, until the test ends. The pods archive
 // into the returned bucket.
@@ -31,11 +35,8 @@ func (c *cluster) deploy(overlay string) sink.Bucket {
 	c.t.Helper()
 	deploying.Lock()
 	c.t.Cleanup(deploying.Unlock)
-	if out, err := c.command("make", "-s", "-C", "..", "image"); err != nil {
-		c.t.Fatalf("make image: %v\n%s", err, out)
-	}
-	if err := c.node.Load(c.t.Context(), "kubelogexporter:dev"); err != nil {
-		c.t.Fatal(err)
+	if !imageLoaded {
+		c.loadImage()
 	}
 	s := sharedMinIO(c.t)
 	name := fmt.Sprintf("deployed-%d", time.Now().UnixNano())
@@ -79,6 +80,18 @@ secretGenerator:
 		}
 	})
 	return bucket
+}
+
+// loadImage builds this project's image and gives it to the node.
+func (c *cluster) loadImage() {
+	c.t.Helper()
+	if out, err := c.command("make", "-s", "-C", "..", "image"); err != nil {
+		c.t.Fatalf("make image: %v\n%s", err, out)
+	}
+	if err := c.node.Load(c.t.Context(), "kubelogexporter:dev"); err != nil {
+		c.t.Fatal(err)
+	}
+	imageLoaded = true
 }
 
 func (c *cluster) kubectlArgs() []string { return []string{"--kubeconfig", c.node.Kubeconfig} }
