@@ -446,7 +446,7 @@ func TestNamespacesThatGo(t *testing.T) {
 		w.until("the pod to be forgotten", func() bool { return !e.tracker.knows(key) })
 	}
 	w.until("one watch to be left", func() bool { return w.kube.Watches() == 1 })
-	if n := len(w.records()); n != 3 || e.Ready() != nil {
+	if n := len(w.await(3)); n != 3 || e.Ready() != nil {
 		t.Errorf("%d records, ready: %v", n, e.Ready())
 	}
 }
