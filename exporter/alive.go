@@ -61,6 +61,17 @@ func (e *Exporter) seenAlive(r *run) {
 	}
 }
 
+// noteDead notes a run that had ended when it was first seen: this process may end before it has a record, and the pod
+// be gone when the next one starts.
+func (c *capture) noteDead(m moment) {
+	if !c.run.firstSeenDead || c.e.ledger == nil {
+		return
+	}
+	if err := c.e.ledger.add(entryOf(c.run, m.pod)); err != nil {
+		c.e.log.Warn("cannot note a run that has ended; if its pod vanishes while no exporter runs it may get no record", c.attrs("err", err)...)
+	}
+}
+
 // podGone is the tracker's word that a pod is gone and nothing more is to be done for it.
 func (e *Exporter) podGone(pod podKey) {
 	if err := e.ledger.gone(pod); err != nil {

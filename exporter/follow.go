@@ -176,6 +176,10 @@ func (c *capture) ended(ctx context.Context) {
 		c.read(ctx)
 		return
 	}
+	if c.asked == slotCurrent && m.slot == slotCurrent && m.restartable() && !c.resumed && !c.checkCurrent(ctx) {
+		c.again(c.read)
+		return
+	}
 	c.nextClosing()
 }
 

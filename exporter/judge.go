@@ -175,7 +175,7 @@ func (c *capture) judgeTail(m moment) bundle.Part {
 	case c.tail.State == bundle.Proven && !c.followed && !c.own && c.asked != m.slot && !m.podGone:
 		return unproven("the container restarted while its log was read")
 	case c.tail.State == bundle.Proven && !c.own && c.nextRuns:
-		return unproven("the container may have restarted twice before the status told, so the log may be its successor's")
+		return unproven("the container may have restarted before the status told, so the log may be its successor's")
 	case c.tail.State == bundle.Proven && c.maySucceed(m):
 		return unproven("the log does not begin before the container's end, and may be its successor's")
 	case c.tail.State == bundle.Proven && m.term != nil && unseenEnd(m.term.Reason):
@@ -197,7 +197,7 @@ func (c *capture) maySucceed(m moment) bool {
 	switch {
 	case !silent && first.Before(end):
 		return false
-	case m.dying && !c.followed, !silent && c.asked == slotCurrent && m.slot == slotPrevious:
+	case m.dying && !c.followed, !silent && c.asked == slotCurrent && m.slot != slotCurrent:
 		return true
 	case silent:
 		return m.restartable()

@@ -103,13 +103,14 @@ func TestStatusLateByABackOff(t *testing.T) {
 	t.Parallel()
 	const noFile = `failed to try resolving symlinks in path "/var/log/pods/shop_loop/app/0.log": lstat`
 	for name, tt := range map[string]struct {
-		restart  int32
-		told     time.Duration
-		previous []string // answers before the last one, which names the run before; none: it is the current one
+		restart int32
+		told    time.Duration
+		named   bool     // the kubelet names the run before in place of the previous log
+		noFile  []string // what it says before that
 	}{
 		"once": {told: 4 * time.Second}, "again": {told: 4 * time.Second, restart: 1},
-		"the one before is removed": {told: time.Hour, restart: 1, previous: []string{}},
-		"its file is":               {told: time.Hour, restart: 1, previous: []string{noFile, noFile}},
+		"the one before is removed": {told: time.Hour, restart: 1, named: true},
+		"its file is":               {told: time.Hour, restart: 1, named: true, noFile: []string{noFile, noFile}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -126,8 +127,8 @@ func TestStatusLateByABackOff(t *testing.T) {
 			}
 			s.State = crashed(id, end, end)
 			w.kube.Log("shop", pod.Name, "app", inBackOff(c))
-			if tt.previous != nil {
-				answers := append(tt.previous, "unable to retrieve container logs for "+c.ID(0))
+			if tt.named {
+				answers := append(tt.noFile, "unable to retrieve container logs for "+c.ID(0))
 				w.kube.Log("shop", pod.Name, "app", func(rw http.ResponseWriter, r *http.Request) {
 					if r.URL.Query().Get("previous") != "true" {
 						c.Serve(rw, r)

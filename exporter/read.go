@@ -148,7 +148,12 @@ func (c *capture) closing(ctx context.Context) {
 		c.stop(ctx)
 		return
 	}
-	if m := c.run.now(); m.slot == slotPrevious && (c.asked == slotCurrent || c.nextRuns) && !c.own && !c.followed && !c.moved {
+	switch m := c.run.now(); {
+	case m.slot != slotPrevious, c.own, c.moved:
+	case !c.unsure.IsZero() && (c.followed || c.asked == slotPrevious): // the closing read was by name
+		c.nextRuns = false
+		c.checkPrevious(ctx, m)
+	case c.asked == slotCurrent && !c.followed:
 		// The container restarted since: what was read may be its successor's. Once more, by name.
 		c.moved, c.looked = true, false
 		c.gone = false
@@ -268,10 +273,10 @@ func (c *capture) otherLog(ctx context.Context, asked moment, res podlog.Result)
 	c.awaitMove(ctx)
 	c.seePod(ctx)
 	if c.run.now().slot == slotPrevious && asked.slot == slotCurrent && c.asked == slotCurrent {
-		c.own = true
+		c.own = !c.nextRuns
 		return c.readEnd(ctx) // by name now
 	}
-	if t := asked.term; !c.followed || t != nil && res.HoleBefore.After(t.FinishedAt.Add(time.Second)) {
+	if t := asked.term; !c.followed || c.nextRuns || t != nil && res.HoleBefore.After(t.FinishedAt.Add(time.Second)) {
 		c.tail.Evidence = []string{"the container restarted before the closing read"}
 		return 0
 	}
@@ -379,17 +384,6 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 	}
 	c.answered(res)
 	return res, true
-}
-
-// noteDead notes a run that had ended when it was first seen: this process may end before it has a record, and the pod
-// be gone when the next one starts.
-func (c *capture) noteDead(m moment) {
-	if !c.run.firstSeenDead || c.e.ledger == nil {
-		return
-	}
-	if err := c.e.ledger.add(entryOf(c.run, m.pod)); err != nil {
-		c.e.log.Warn("cannot note a run that has ended; if its pod vanishes while no exporter runs it may get no record", c.attrs("err", err)...)
-	}
 }
 
 // ready says whether the run's log may be asked for, and there is a place for what comes.

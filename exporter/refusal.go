@@ -53,7 +53,7 @@ func (c *capture) unfound() {
 	case m.vanishes():
 		c.gone = c.missed > lostTries
 	case c.e.once: // people wait
-		c.gone = c.refused >= oneShotTries && c.missed > lostTries // its file goes before its container does
+		c.gone = c.refused >= oneShotTries && c.missed > lostTries // the file goes before the container: refusals of another kind came first
 	default:
 		c.gone = time.Since(c.missing) > c.doubts()
 	}

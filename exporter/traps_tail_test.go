@@ -38,7 +38,7 @@ func TestTrapTwoCutReads(t *testing.T) {
 			size := len(log) / 5
 			w.kube.NextLogs(kubetest.EndAfter(ends[0]*size, ""), kubetest.EndAfter(ends[1]*size, ""))
 			w.kube.SetPod(pod)
-			w.run(nil)
+			w.begin(func(e *Exporter) { e.statusWait = time.Second }, func(o *Options) { o.Metrics = w.metrics })
 			w.honest(log)
 		})
 	}

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
 	"github.com/kubelogexporter/kubelogexporter/exporter/podlog"
 )
 
@@ -28,7 +30,9 @@ type glimpse struct {
 func (c *capture) glimpse(ctx context.Context, previous bool) glimpse {
 	ctx, cancel := context.WithTimeout(ctx, probeTakes)
 	defer cancel()
+	answered := c.e.nodes.ask(c.run.now().pod.node)
 	body, err := c.e.source.Open(ctx, c.request(podlog.Request{Previous: previous, LimitBytes: 64}))
+	answered(err)
 	if err != nil {
 		return glimpse{none: podlog.Classify(err) == podlog.RefusedNotThere}
 	}
@@ -65,8 +69,12 @@ func (c *capture) checkCurrent(ctx context.Context) bool {
 	}
 	switch b := c.glimpse(ctx, true); {
 	case b.none && c.run.now().pod.restartsAll:
-		c.nextRuns = true // the kubelet may have removed this run
+		c.nextRuns = true // the kubelet may have removed this run, and its status may never tell
 	case c.precedesOurs(b):
+		if c.seePod(ctx); c.podError() != nil {
+			c.doubt() // that look may have been at another pod's
+			break
+		}
 		c.own = true
 	case b.none: // undecided
 	case b.own && !first.IsZero():
@@ -78,14 +86,14 @@ func (c *capture) checkCurrent(ctx context.Context) bool {
 			c.reset()
 			return false
 		default:
-			c.awaitStatus()
+			c.doubt()
 		}
 	case !b.first.IsZero() && b.first.Equal(first), b.empty && first.IsZero(), // the kubelet waits to start the next run, or the one after it
 		b.first.IsZero() && !b.empty, b.empty && c.run.restart > 0: // undecided
-		c.awaitStatus()
+		c.doubt()
 	case c.run.restart > 0 && b.first.Before(c.run.startedAt.Add(time.Second)): // a run that ended within a second may have been the one before
-		if lived(c.run, c.run.now()) >= nearStart || !first.Before(endOf(c.run.now()).Add(leastBackOff)) {
-			c.awaitStatus() // otherwise nothing but this run can have written that: the next one starts after a back-off
+		if first.IsZero() || lived(c.run, c.run.now()) >= nearStart || !first.Before(endOf(c.run.now()).Add(leastBackOff)) {
+			c.doubt() // otherwise nothing but this run can have written that: the next one starts after a back-off
 		}
 	default:
 		return c.takePrevious(ctx, b.first)
@@ -112,13 +120,13 @@ func (c *capture) takePrevious(ctx context.Context, seen time.Time) bool {
 	first, t := c.log.First(), c.run.now().term
 	c.own = !first.IsZero() && first.Equal(seen) && t != nil && first.Before(t.FinishedAt.Time)
 	if !c.own { // or two runs have begun since
-		c.awaitStatus()
+		c.doubt()
 	}
 	return true
 }
 
-// awaitStatus says that what is held may be the log of one of the next runs, and that the status will tell.
-func (c *capture) awaitStatus() {
+// doubt says that what is held may be the log of one of the next runs, and that the status will tell.
+func (c *capture) doubt() {
 	c.nextRuns = true
 	if c.unsure.IsZero() {
 		c.unsure = time.Now()
@@ -126,22 +134,30 @@ func (c *capture) awaitStatus() {
 }
 
 // awaitsStatus puts the closing read off for as long as only the status can tell whose log was read, and has not yet:
-// a busy node reports late. Meanwhile the kubelet may show it after all.
+// a busy node reports late. Meanwhile the kubelet may show it after all; one that was restarted goes by the status for
+// a moment, so it must serve what is held, too.
 func (c *capture) awaitsStatus(ctx context.Context) bool {
 	waited, m := time.Since(c.unsure), c.run.now()
-	if !c.nextRuns || waited > c.e.statusWait || m.slot != slotCurrent || !m.restartable() || ctx.Err() != nil || c.e.stopping() {
+	if !c.nextRuns || c.own || waited > c.e.statusWait || m.endedLongAgo() || m.slot != slotCurrent || !m.restartable() || c.e.stopping() {
 		return false
 	}
-	shown := c.asked == slotCurrent && c.precedesOurs(c.glimpse(ctx, true))
-	c.seePod(ctx) // after that look, which may have been at another pod's
+	shown := c.asked == slotCurrent && c.e.nodes.admit(m.pod.node, false) && c.precedesOurs(c.glimpse(ctx, true))
+	if shown {
+		now := c.glimpse(ctx, false)
+		shown = now.first.Equal(c.log.First()) && now.empty == now.first.IsZero()
+	}
+	if shown || c.e.once { // which watches nothing
+		c.seePod(ctx) // after these looks, which may have been at another pod's
+	}
+	err := c.podError()
 	switch {
-	case ctx.Err() != nil:
+	case ctx.Err() != nil, errors.Is(err, errOtherPod), apierrors.IsNotFound(err):
 		return false
-	case shown && c.podError() == nil:
-		c.own, c.nextRuns = true, false
+	case shown && err == nil:
+		c.own, c.nextRuns, c.unsure = true, false, time.Time{}
 		return false
 	}
-	c.next(prioClosing, time.Now().Add(max(statusLook, waited/4)), c.closing)
+	c.next(prioClosing, time.Now().Add(min(max(statusLook, waited/4), endWait)), c.closing)
 	return true
 }
 
@@ -208,9 +224,14 @@ func (c *capture) surely(ctx context.Context) bool {
 // begins before the second in which this run ended, or before the pod was made that has the name now, cannot
 // be its successor's. Without such a move stamps say nothing: a busy runtime stamps a line some seconds after
 // its container's end. A stream was opened before the status told of the move, but maybe after it, and then
-// the log begins later than that.
+// the log begins later than that. An empty log that was not streamed may be another pod's.
 func (c *capture) foreign(m moment) bool {
-	if c.log == nil || c.log.Bytes() == 0 || c.own || c.node != nil {
+	switch {
+	case c.log == nil, c.node != nil:
+		return false
+	case c.log.Bytes() == 0:
+		return !c.resumed && !c.followed && errors.Is(c.podError(), errOtherPod)
+	case c.own:
 		return false
 	}
 	first := c.log.First()
@@ -224,7 +245,8 @@ func (c *capture) foreign(m moment) bool {
 }
 
 // isNext looks whether what is held begins as the log that the kubelet serves of a later run by now. That can be so only
-// if no line of it is from before the second in which this run ended.
+// if no line of it is from before the second in which this run ended. If the status shows later runs only, both logs
+// that are served are theirs. No answer says nothing: see maySucceed.
 func (c *capture) isNext(ctx context.Context, m moment) bool {
 	end := m.overAt(c.run)
 	if ctx.Err() != nil || c.log == nil || c.own || c.node != nil || end.IsZero() || c.log.First().Before(end) {
@@ -236,6 +258,22 @@ func (c *capture) isNext(ctx context.Context, m moment) bool {
 	}
 	_, told := m.successor(c.run.id)
 	return told && same(false)
+}
+
+// isOlder looks whether what was read while the status was waited for is older than the log of the only later run that
+// the status shows by now, and so is kept, unproven.
+func (c *capture) isOlder(ctx context.Context, m moment) bool {
+	later := 0
+	for _, v := range m.pod.runs {
+		if v.id.container == c.run.id.container && v.restart > c.run.restart {
+			later++
+		}
+	}
+	if c.unsure.IsZero() || later != 1 || c.podError() != nil || ctx.Err() != nil {
+		return false
+	}
+	b := c.glimpse(ctx, false)
+	return b.empty || b.first.After(c.log.First())
 }
 
 // overAt returns a time in whole seconds at which a run had ended, zero if none is known: if its end was never shown, the

@@ -23,7 +23,7 @@ import (
 const deployed = "kubelogexporter"
 
 var (
-	// deploying is held while something is deployed: the manifests make what there is one of in a cluster.
+	// deploying is held while something is deployed: the manifests' namespace and names are the same each time.
 	deploying sync.Mutex //nolint:gochecknoglobals // tests that run side by side
 	// imageLoaded says that the node has this project's image.
 	imageLoaded bool //nolint:gochecknoglobals // likewise
