@@ -195,15 +195,14 @@ func TestExportOnly(t *testing.T) {
 func TestExportOfUnknownEnd(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.synced(func(o *Options) {
+	e := w.synced(func(o *Options) {
 		o.Exports = []Export{{Name: "failed", Select: selects(t, selection.Spec{Expression: "container.exitCode != 0"}), Capture: CaptureLive}}
 	})
 	pod, c := w.pod("gone")
 	w.kube.SetPod(pod)
 	w.until("a stream", func() bool { return len(w.kube.Requests("follow=true")) > 0 })
 	c.Print(time.Now(), "last words\n")
-	w.until("the stream's lines", func() bool { return c.Following() > 0 })
-	<-time.After(100 * time.Millisecond)
+	w.arrived(e)
 	w.kube.DeletePod(pod.Namespace, pod.Name)
 	c.Exit()
 	if rec := w.await(1)[0]; w.words(rec) != "last words" {

@@ -78,11 +78,10 @@ func TestRedactionGoesOn(t *testing.T) {
 			change := redacting(t, Export{Capture: CaptureLive})
 			pod, c := w.pod("secretive")
 			w.kube.SetPod(pod)
-			w.start(change)
+			e := w.start(change)
 			w.until("a stream", func() bool { return len(w.kube.Requests("follow=true")) > 0 })
 			c.Print(time.Now(), "one pin=1\ntwo pin=2\n")
-			w.until("the stream's lines", func() bool { return c.Following() > 0 })
-			<-time.After(100 * time.Millisecond)
+			w.arrived(e)
 			w.stop()
 			if rotated {
 				c.Rotate(time.Now(), "lost\n")
@@ -138,8 +137,7 @@ func (w *world) following(name, text string, change func(*Options)) (*Exporter, 
 	c.Print(time.Now(), text)
 	w.kube.SetPod(pod)
 	e := w.start(change)
-	w.until("the stream's lines", func() bool { return c.Following() > 0 })
-	<-time.After(100 * time.Millisecond)
+	w.arrived(e)
 	return e, pod, c
 }
 

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -50,13 +51,19 @@ func (w *world) stopAfter(name, text string) (*corev1.Pod, *kubetest.Container) 
 	w.t.Helper()
 	pod, c := w.pod(name)
 	w.kube.SetPod(pod)
-	w.start(live)
+	e := w.start(live)
 	w.until("a stream", func() bool { return len(w.kube.Requests("follow=true")) > 0 })
-	c.Print(time.Now(), text)
-	w.until("the stream's lines", func() bool { return c.Following() > 0 })
-	<-time.After(50 * time.Millisecond)
+	c.Print(pod.Status.ContainerStatuses[0].State.Running.StartedAt.Add(100*time.Millisecond), text)
+	w.arrived(e)
 	w.stop()
 	return pod, c
+}
+
+// arrived waits until an exporter holds lines of a stream that are not in the spool for good.
+func (w *world) arrived(e *Exporter) {
+	w.t.Helper()
+	w.until("the stream's lines", func() bool { return slices.ContainsFunc(e.outputs.list(), (*output).unsafe) })
+	<-time.After(20 * time.Millisecond) // all of them
 }
 
 // A log that was followed goes on where it was when the exporter stopped: one record names all of it,
@@ -198,8 +205,7 @@ func killLive(t *testing.T, middle bundle.PartState) {
 	c.Print(time.Now(), "one\ntwo\n")
 	w.until("a segment", func() bool { return len(w.records()) > 0 })
 	c.Print(time.Now(), "three\n")
-	w.until("the stream's lines", func() bool { return c.Following() > 0 })
-	<-time.After(20 * time.Millisecond)
+	w.arrived(e)
 	for _, out := range e.outputs.list() {
 		out.flush()
 	}
@@ -232,8 +238,7 @@ func TestLeftoverOfTheSuccessor(t *testing.T) {
 	e := w.start(live)
 	w.until("a stream", func() bool { return len(w.kube.Requests("follow=true")) > 0 })
 	c.Print(time.Now().Add(5*time.Second), "my successor's\n") // as the stream has it, for the status does not tell yet
-	w.until("the stream's lines", func() bool { return c.Following() > 0 })
-	<-time.After(20 * time.Millisecond)
+	w.arrived(e)
 	for _, out := range e.outputs.list() {
 		out.flush()
 	}

@@ -70,6 +70,7 @@ func (p *toxiproxy) call(ctx context.Context, method, path string, in, out any) 
 	if err != nil {
 		return err
 	}
+	req.Close = true // it ends connections that are idle, maybe when the next request comes
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return err
