@@ -311,8 +311,8 @@ func TestS3TooSlow(t *testing.T) {
 		}
 		return false
 	})
-	b := f.impatient(t, sink.Patience{Pace: 4 << 20, Grace: 200 * time.Millisecond})
-	body := strings.NewReader(strings.Repeat("x", 4<<20)) // 1.2 s, then 2.2 s
+	b := f.impatient(t, sink.Patience{Pace: 4 << 20, Grace: time.Second})
+	body := strings.NewReader(strings.Repeat("x", 4<<20)) // 2 s, then 3 s
 	put := func() error {
 		_, _ = body.Seek(0, io.SeekStart)
 		n := f.count(http.MethodPut)
@@ -326,16 +326,16 @@ func TestS3TooSlow(t *testing.T) {
 		slow time.Duration
 		cut  bool
 	}{
-		{1400 * time.Millisecond, true},
-		{1400 * time.Millisecond, false}, // with more time
+		{2400 * time.Millisecond, true},
+		{2400 * time.Millisecond, false}, // with more time
 		{0, false},                       // this one shows that the line is fast
-		{1400 * time.Millisecond, true},
+		{2400 * time.Millisecond, true},
 	} {
 		slow.Store(int64(test.slow))
 		switch err := put(); {
 		case !test.cut && err != nil:
 			t.Errorf("%d: %v", i, err)
-		case test.cut && (sink.ClassOf(err) != sink.ClassSlow || !strings.Contains(err.Error(), "4194304 bytes took longer than 1.2s")):
+		case test.cut && (sink.ClassOf(err) != sink.ClassSlow || !strings.Contains(err.Error(), "4194304 bytes took longer than 2s")):
 			t.Errorf("%d: got %v, want a cut", i, err)
 		}
 	}
