@@ -74,24 +74,25 @@ type notes struct {
 
 // held is a log as far as it was read, and what speaks for it.
 type held struct {
-	out      *output
-	log      *podlog.Log
-	asked    slot            // the slot that the first read asked for
-	served   bool            // the kubelet has served what is held, be it nothing
-	own      bool            // the kubelet has named this very run when it was asked without previous
-	node     *nodelog.Report // of the node's files, if they were read last
-	tookUp   bool            // it was looked for what was stored of this log before
-	earlier  *bundle.Record  // the snapshot that this log goes on from
-	resumed  bool            // it begins with what an earlier process has read
-	met      bool            // a read has come to the last line of that
-	late     bool            // it was empty when a read of it had ended: what came later may be another's
-	nextRuns bool            // it may be the log of one of the runs after this one
-	unsure   time.Time       // since when the status is waited for to tell
-	pieced   bool            // a part of it came by reads that begin at a stamp, and no whole read has shown that nothing is left out
-	quiet    time.Time       // since when its streams had all ended at once, if that was before its end was told
-	aligned  bool            // the whole file was read again and is what is held, from its first line on
-	middle   bundle.Part
-	tail     bundle.Part
+	out       *output
+	log       *podlog.Log
+	asked     slot            // the slot that was asked for what is held, or by which it was found again
+	served    bool            // the kubelet has served what is held, be it nothing
+	own       bool            // the kubelet has named this very run, or its other log shows that this one is ours
+	node      *nodelog.Report // of the node's files, if they were read last
+	tookUp    bool            // it was looked for what was stored of this log before
+	earlier   *bundle.Record  // the snapshot that this log goes on from
+	resumed   bool            // it begins with what an earlier process has read
+	met       bool            // a read has come to the last line of that
+	late      bool            // it was empty when a read of it had ended: what came later may be another's
+	nextRuns  bool            // it may be the log of one of the runs after this one
+	overtaken bool            // it was streamed, and the kubelet has an older log by this run's name
+	unsure    time.Time       // since when the status is waited for to tell
+	pieced    bool            // a part of it came by reads that begin at a stamp, and no whole read has shown that nothing is left out
+	quiet     time.Time       // since when its streams had all ended at once, if that was before its end was told
+	aligned   bool            // the whole file was read again and is what is held, from its first line on
+	middle    bundle.Part
+	tail      bundle.Part
 }
 
 // begin puts a run on the queue, if an export takes it, and says so. It is the tracker's work function: it

@@ -197,12 +197,20 @@ func (c *capture) maySucceed(m moment) bool {
 	switch {
 	case !silent && first.Before(end):
 		return false
-	case m.dying && !c.followed, !silent && c.asked == slotCurrent && m.slot != slotCurrent:
+	case !m.dying && c.unnamed(silent):
+		return true
+	case m.dying && !c.followed, !silent && c.asked == slotCurrent && (m.slot == slotPrevious || m.slot == slotNone && !m.podGone):
 		return true
 	case silent:
 		return m.restartable()
 	}
 	return (m.restartable() || m.dying) && first.After(end.Add(time.Second))
+}
+
+// unnamed says whether it is not known that the pod had its name until after the last read.
+func (c *capture) unnamed(silent bool) bool {
+	err := c.podError()
+	return err != nil && !apierrors.IsNotFound(err) && (silent || !errors.Is(err, errOtherPod)) // see foreign
 }
 
 // unseenEnd says whether a reason stands for an end that the runtime learned of later: containerd's own word

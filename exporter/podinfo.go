@@ -24,6 +24,8 @@ type podInfo struct {
 	labels          []string // key, value, key, value …
 	owners          []bundle.Owner
 	restartsAll     bool // a container's end may restart all of them, and remove what they were (RestartAllContainers)
+	never           bool // no container is started again
+	untilSuccess    bool // none is that has succeeded
 	loose           bool // none of the owners is its controller; otherwise the first is
 	deletion        *time.Time
 	node, hostIP    string
@@ -43,6 +45,10 @@ func infoOf(pod *corev1.Pod) *podInfo {
 		p.mirrors(types.UID(static))
 	}
 	p.restartsAll = slices.ContainsFunc(pod.Spec.InitContainers, restartsAll) || slices.ContainsFunc(pod.Spec.Containers, restartsAll)
+	if !slices.ContainsFunc(pod.Spec.Containers, func(c corev1.Container) bool { return c.RestartPolicy != nil || len(c.RestartPolicyRules) > 0 }) && !p.restartsAll {
+		p.never = pod.Spec.RestartPolicy == corev1.RestartPolicyNever
+		p.untilSuccess = pod.Spec.RestartPolicy == corev1.RestartPolicyOnFailure
+	}
 	p.loose = metav1.GetControllerOf(pod) == nil
 	for _, o := range pod.OwnerReferences {
 		owner := bundle.Owner{APIVersion: shared(o.APIVersion), Kind: shared(o.Kind), Name: shared(o.Name), UID: shared(string(o.UID))}

@@ -150,10 +150,7 @@ func (c *capture) closing(ctx context.Context) {
 	}
 	switch m := c.run.now(); {
 	case m.slot != slotPrevious, c.own, c.moved:
-	case !c.unsure.IsZero() && (c.followed || c.asked == slotPrevious): // the closing read was by name
-		c.nextRuns = false
-		c.checkPrevious(ctx, m)
-	case c.asked == slotCurrent && !c.followed:
+	case c.asked == slotCurrent && (!c.followed || c.overtaken):
 		// The container restarted since: what was read may be its successor's. Once more, by name.
 		c.moved, c.looked = true, false
 		c.gone = false
@@ -161,6 +158,9 @@ func (c *capture) closing(ctx context.Context) {
 		c.keep()
 		c.read(ctx)
 		return
+	case !c.unsure.IsZero(): // what is held, or the closing read, is by name, or was streamed: see maySucceed
+		c.nextRuns = false
+		c.checkPrevious(ctx, m)
 	}
 	c.seal(ctx)
 }
@@ -214,6 +214,11 @@ func (c *capture) readEnd(ctx context.Context) (more int64) {
 	if before == 0 && res.Join == podlog.JoinShort {
 		c.run.speaks()
 	}
+	if req.Previous && c.asked == slotCurrent && before > 0 && !res.First.IsZero() && res.First.Before(c.log.First()) {
+		c.overtaken = true // the stream was opened when the next run had begun: see closing
+		c.tail.Evidence = []string{"the kubelet serves an older log by the run's name"}
+		return 0
+	}
 	c.own = c.own || c.vouches(req, res)
 	if errors.Is(err, podlog.ErrHole) {
 		return c.otherLog(ctx, m, res)
@@ -238,6 +243,9 @@ func (c *capture) readEnd(ctx context.Context) (more int64) {
 	default:
 		if c.judgeEnd(req, res, before) && before > 0 && m.slot == slotPrevious { // the kubelet served the same by name
 			c.late = false
+			if !c.unsure.IsZero() {
+				c.asked = slotPrevious
+			}
 		}
 	}
 	c.piece(req, res, true)
@@ -265,46 +273,6 @@ func (c *capture) judgeEnd(req podlog.Request, res podlog.Result, before int64) 
 }
 
 func (e *Exporter) wholeAgain() int64 { return max(wholeAgain, e.rotateAt) }
-
-// otherLog handles a closing read that does not continue what is held. The file of a container that has
-// ended is not rotated any more, so this is its successor's log, and what is held came before it. Only a
-// stream may have missed a rotation right before the end.
-func (c *capture) otherLog(ctx context.Context, asked moment, res podlog.Result) (more int64) {
-	c.awaitMove(ctx)
-	c.seePod(ctx)
-	if c.run.now().slot == slotPrevious && asked.slot == slotCurrent && c.asked == slotCurrent {
-		c.own = !c.nextRuns
-		return c.readEnd(ctx) // by name now
-	}
-	if t := asked.term; !c.followed || c.nextRuns || t != nil && res.HoleBefore.After(t.FinishedAt.Add(time.Second)) {
-		c.tail.Evidence = []string{"the container restarted before the closing read"}
-		return 0
-	}
-	if c.certain = c.podError() == nil; !c.certain {
-		c.tail.Evidence = []string{"the closing read may have been another pod's"}
-		return 0
-	}
-	return c.readEnd(ctx)
-}
-
-// awaitMove gives the status the time to tell that the run's container has restarted.
-func (c *capture) awaitMove(ctx context.Context) {
-	timer := time.NewTimer(endWait)
-	defer timer.Stop()
-	for {
-		m, changed := c.run.watch()
-		if m.podGone || m.slot != slotCurrent {
-			return
-		}
-		select {
-		case <-changed:
-		case <-timer.C:
-			return
-		case <-ctx.Done():
-			return
-		}
-	}
-}
 
 // take makes one read that brings log text. It returns whether the body was read to a clean end.
 func (c *capture) take(ctx context.Context, method string, req podlog.Request) (podlog.Result, bool) {

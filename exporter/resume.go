@@ -125,6 +125,7 @@ func (c *capture) rejoin(ctx context.Context) bool {
 	}
 	was.end(c.e)
 	c.served, c.own, c.asked, c.tail = was.served, was.own, was.asked, was.tail
+	c.late, c.nextRuns, c.unsure, c.overtaken = was.late, was.nextRuns, was.unsure, was.overtaken
 	c.pieced = was.pieced // it was read from the file's first line on
 	if c.middle.State == bundle.Proven && was.out != nil && was.middle.State != bundle.Proven {
 		c.middle = was.middle

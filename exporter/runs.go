@@ -100,3 +100,14 @@ func (v view) ended(t *corev1.ContainerStateTerminated) view {
 	v.term = t
 	return v
 }
+
+// restartable says whether the container may have a successor by now.
+func (m moment) restartable() bool {
+	return m.pod.phase != corev1.PodSucceeded && m.pod.phase != corev1.PodFailed && !m.dying && !m.podGone && !m.final
+}
+
+// ended says whether the run is known to be over, or out of reach.
+func (m moment) ended() bool { return m.term != nil || !m.reachable() }
+
+// reachable says whether the kubelet may serve the run's log.
+func (m moment) reachable() bool { return !m.podGone && m.slot != slotNone }

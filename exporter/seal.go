@@ -44,13 +44,13 @@ func (c *capture) seal(ctx context.Context) {
 		c.discard()
 		return
 	}
-	if c.foreign(m) && !c.isOlder(ctx, m) || c.isNext(ctx, m) {
+	if c.foreign(m) && !c.isOlder(ctx) || c.isNext(ctx, m) {
 		c.reset()
 	}
 	if !c.had() && c.kept != nil {
 		c.reset()
 		c.held, c.kept = *c.kept, nil
-		if c.foreign(m) && !c.isOlder(ctx, m) || c.isNext(ctx, m) {
+		if c.foreign(m) && !c.isOlder(ctx) || c.isNext(ctx, m) {
 			c.reset()
 		}
 	}

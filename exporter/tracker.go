@@ -7,6 +7,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
 
 // tracker turns what is seen of pods into runs, and tells once for each run that there is work.
@@ -108,21 +110,11 @@ type moment struct {
 	podGone bool
 	away    bool // its pod is a static one without a mirror
 	dying   bool
+	final   bool      // the container is not started again
 	endSeen time.Time // zero while the end is not known
 	// remembered: the run is known from the ledger of an earlier process, and its pod was not seen since.
 	remembered bool
 }
-
-// restartable says whether the container may have a successor by now.
-func (m moment) restartable() bool {
-	return m.pod.phase != corev1.PodSucceeded && m.pod.phase != corev1.PodFailed && !m.dying && !m.podGone
-}
-
-// ended says whether the run is known to be over, or out of reach.
-func (m moment) ended() bool { return m.term != nil || !m.reachable() }
-
-// reachable says whether the kubelet may serve the run's log.
-func (m moment) reachable() bool { return !m.podGone && m.slot != slotNone }
 
 func newTracker(work func(*run, priority) bool, alive func(*run), finished func(*run), noted func(*run)) *tracker {
 	return &tracker{pods: make(map[podKey]*podState), work: work, alive: alive, finished: finished, noted: noted, fillsAFile: fillsAFile}
@@ -476,6 +468,7 @@ func (r *run) watch() (moment, <-chan struct{}) {
 func (r *run) moment() moment {
 	return moment{
 		pod: r.pod.pod, slot: r.slot, term: r.term, podGone: r.pod.gone, away: r.pod.away,
+		final: r.kind == bundle.TypeContainer && (r.pod.pod.never || r.pod.pod.untilSuccess && r.term != nil && r.term.ExitCode == 0),
 		dying: r.pod.pod.dying(), endSeen: r.endSeen, remembered: r.pod.remembered,
 	}
 }

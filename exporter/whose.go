@@ -56,8 +56,8 @@ func (c *capture) namesPast(text string) bool {
 // followed by the next one without any back-off, and the status that tells of it comes later. The kubelet
 // never goes back, so it is enough to look what it now calls the previous log: if there is none, or that of a run
 // before this one, the current one was ours. It was too if it is this very log, unless the status, which is
-// waited for, tells of no back-off: then two runs may have ended. If it is a log of this run's own time, that one
-// is ours. If it is this run's, and cannot be found, the current one has become the successor's, and so was
+// waited for, tells of no back-off: then two runs may have ended. If it is a log of this run's own time, and
+// older than what is held, that one is ours. If it is this run's, and cannot be found, the current one has become the successor's, and so was
 // ours if it begins otherwise now. What begins before this run's end needs no look: its successor comes after that.
 func (c *capture) checkCurrent(ctx context.Context) bool {
 	if c.own {
@@ -95,6 +95,8 @@ func (c *capture) checkCurrent(ctx context.Context) bool {
 		if first.IsZero() || lived(c.run, c.run.now()) >= nearStart || !first.Before(endOf(c.run.now()).Add(leastBackOff)) {
 			c.doubt() // otherwise nothing but this run can have written that: the next one starts after a back-off
 		}
+	case !first.IsZero() && first.Before(b.first): // what is held is older, so it is rather this run's
+		c.doubt()
 	default:
 		return c.takePrevious(ctx, b.first)
 	}
@@ -161,6 +163,50 @@ func (c *capture) awaitsStatus(ctx context.Context) bool {
 	return true
 }
 
+// otherLog handles a closing read that does not continue what is held. The file of a container that has
+// ended is not rotated any more, so this is a later run's log, and what is held came before it. Only a
+// stream may have missed a rotation right before the end.
+func (c *capture) otherLog(ctx context.Context, asked moment, res podlog.Result) (more int64) {
+	c.awaitMove(ctx)
+	c.seePod(ctx)
+	if c.run.now().slot == slotPrevious && asked.slot == slotCurrent && c.asked == slotCurrent {
+		c.own = !c.nextRuns
+		return c.readEnd(ctx) // by name now
+	}
+	if t := asked.term; !c.followed || c.nextRuns || t != nil && res.HoleBefore.After(t.FinishedAt.Add(time.Second)) {
+		c.tail.Evidence = []string{"the container restarted before the closing read"}
+		return 0
+	}
+	if next, told := c.run.now().successor(c.run.id); told && !res.HoleBefore.Before(next.startedAt) {
+		c.tail.Evidence = []string{"what the kubelet serves by the run's name does not continue what is held, and may be the next run's"}
+		return 0
+	}
+	if c.certain = c.podError() == nil; !c.certain {
+		c.tail.Evidence = []string{"the closing read may have been another pod's"}
+		return 0
+	}
+	return c.readEnd(ctx)
+}
+
+// awaitMove gives the status the time to tell that the run's container has restarted.
+func (c *capture) awaitMove(ctx context.Context) {
+	timer := time.NewTimer(endWait)
+	defer timer.Stop()
+	for {
+		m, changed := c.run.watch()
+		if m.podGone || m.slot != slotCurrent {
+			return
+		}
+		select {
+		case <-changed:
+		case <-timer.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 // makeCertain looks whether the run still has the slot that is asked for, after a read that did not
 // continue what is held. If the container has restarted, the status will say so in a moment, or, on a busy
 // cluster, later; then the kubelet calls this run's log the previous one. If another pod has the name, the
@@ -224,7 +270,8 @@ func (c *capture) surely(ctx context.Context) bool {
 // begins before the second in which this run ended, or before the pod was made that has the name now, cannot
 // be its successor's. Without such a move stamps say nothing: a busy runtime stamps a line some seconds after
 // its container's end. A stream was opened before the status told of the move, but maybe after it, and then
-// the log begins later than that. An empty log that was not streamed may be another pod's.
+// the log begins later than that. An empty log that was not streamed may be another
+// pod's, and one that was is not proven, see unnamed.
 func (c *capture) foreign(m moment) bool {
 	switch {
 	case c.log == nil, c.node != nil:
@@ -260,16 +307,10 @@ func (c *capture) isNext(ctx context.Context, m moment) bool {
 	return told && same(false)
 }
 
-// isOlder looks whether what was read while the status was waited for is older than the log of the only later run that
-// the status shows by now, and so is kept, unproven.
-func (c *capture) isOlder(ctx context.Context, m moment) bool {
-	later := 0
-	for _, v := range m.pod.runs {
-		if v.id.container == c.run.id.container && v.restart > c.run.restart {
-			later++
-		}
-	}
-	if c.unsure.IsZero() || later != 1 || c.podError() != nil || ctx.Err() != nil {
+// isOlder looks whether what is held, and may be a later run's log, is older than the current one. Then it is kept,
+// unproven: nobody has it any more.
+func (c *capture) isOlder(ctx context.Context) bool {
+	if !c.nextRuns || c.podError() != nil || ctx.Err() != nil {
 		return false
 	}
 	b := c.glimpse(ctx, false)
