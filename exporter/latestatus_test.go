@@ -78,9 +78,8 @@ func TestStatusLateByTwoEnds(t *testing.T) {
 			end := time.Now().Truncate(time.Second).Add(-time.Second)
 			c.Print(end.Add(-500*time.Millisecond), firstWords)
 			c.Exit()
-			backoff := corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}
 			if s.State = crashed(id, end.Add(-time.Second), end); tt.waiting {
-				s.LastTerminationState, s.State = s.State, backoff
+				backsOff(s)
 			}
 			c.Restart()
 			c.Print(end.Add(700*time.Millisecond), tt.second)
@@ -89,7 +88,8 @@ func TestStatusLateByTwoEnds(t *testing.T) {
 			w.kube.SetPod(pod)
 			w.late(4*time.Second, pod, func(s *corev1.ContainerStatus) {
 				s.RestartCount, s.ContainerID = tt.restart+1, c.ID(int(tt.restart)+1)
-				s.LastTerminationState, s.State = crashed(s.ContainerID, end, end), backoff
+				s.State = crashed(s.ContainerID, end, end)
+				backsOff(s)
 			})
 			w.begin(func(e *Exporter) { e.lostAfter = 6 * time.Second }, nil)
 			w.ofFirst(tt.restart)
@@ -141,9 +141,7 @@ func TestStatusLateByABackOff(t *testing.T) {
 				})
 			}
 			w.kube.SetPod(pod)
-			w.late(tt.told, pod, func(s *corev1.ContainerStatus) {
-				s.LastTerminationState, s.State = s.State, corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}
-			})
+			w.late(tt.told, pod, backsOff)
 			w.start(nil)
 			if rec := w.final(tt.restart); !rec.Verdict.Complete || !strings.HasSuffix(w.text(rec), firstWords) {
 				t.Errorf("log %q, verdict %+v, reads %+v", w.text(rec), rec.Verdict, rec.Capture.Reads)
@@ -429,8 +427,7 @@ func TestStatusLateUnderAStreamOfTheNextRun(t *testing.T) {
 			w := newWorld(t)
 			pod, c := w.pod("late")
 			s := &pod.Status.ContainerStatuses[0]
-			start := time.Now().Truncate(time.Second).Add(-time.Second)
-			s.State.Running.StartedAt = metav1.NewTime(start)
+			start := justStarted(pod)
 			w.kube.SetPod(pod)
 			c.Print(start.Add(300*time.Millisecond), firstWords)
 			c.Exit()
@@ -444,8 +441,8 @@ func TestStatusLateUnderAStreamOfTheNextRun(t *testing.T) {
 			<-time.After(300 * time.Millisecond)
 			restart(pod, c)
 			if c.Exit(); !told {
-				s.LastTerminationState = crashed(c.ID(1), start, start)
-				s.State = corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}
+				s.State = crashed(c.ID(1), start, start)
+				backsOff(s)
 			}
 			w.kube.SetPod(pod)
 			if rec := w.final(0); w.text(rec) != "" || rec.Verdict.Head.Cause != bundle.CauseReplacedBeforeRead {

@@ -26,6 +26,15 @@ func backsOff(s *corev1.ContainerStatus) {
 	s.State = corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}
 }
 
+// nextBacksOff shows that the next run has crashed and waits to be started again.
+func nextBacksOff(c *kubetest.Container, at time.Time) func(*corev1.ContainerStatus) {
+	return func(s *corev1.ContainerStatus) {
+		s.RestartCount, s.ContainerID = 1, c.ID(1)
+		s.State = crashed(c.ID(1), at, at)
+		backsOff(s)
+	}
+}
+
 // A stream has brought a whole file and the next one; the run has ended and waits to be started again, which the status
 // tells late. The kubelet serves the last file only, as the current and as the previous log.
 func TestRotatedStreamInABackOff(t *testing.T) {
@@ -64,11 +73,10 @@ func TestStreamThenTwoEnds(t *testing.T) {
 			pod, c := w.pod("loop")
 			start := justStarted(pod)
 			w.kube.SetPod(pod)
-			w.start(live)
+			e := w.start(live)
 			w.until("a stream", func() bool { return c.Following() > 0 })
 			c.Print(start.Add(300*time.Millisecond), firstWords)
-			w.until("the words are read", func() bool { return c.Following() > 0 })
-			<-time.After(200 * time.Millisecond)
+			w.arrived(e)
 			var once sync.Once
 			w.kube.Log("shop", pod.Name, "app", func(rw http.ResponseWriter, r *http.Request) {
 				if q := r.URL.Query(); refused && q.Get("previous") == "true" && !q.Has("limitBytes") {
@@ -87,14 +95,8 @@ func TestStreamThenTwoEnds(t *testing.T) {
 			s := &pod.Status.ContainerStatuses[0]
 			s.State = crashed(c.ID(0), start, start)
 			w.kube.SetPod(pod)
-			w.late(3*time.Second, pod, func(s *corev1.ContainerStatus) {
-				s.RestartCount, s.ContainerID = 1, c.ID(1)
-				s.State = crashed(c.ID(1), start, start)
-				backsOff(s)
-			})
-			if rec := w.final(0); !strings.HasSuffix(w.text(rec), firstWords) {
-				t.Errorf("log %q, verdict %+v, reads %+v", w.text(rec), rec.Verdict, rec.Capture.Reads)
-			}
+			w.late(3*time.Second, pod, nextBacksOff(c, start))
+			w.hasFirst(0)
 		})
 	}
 }
@@ -119,15 +121,9 @@ func TestReadThenTwoEnds(t *testing.T) {
 	})
 	pod.Status.ContainerStatuses[0].State = crashed(c.ID(0), start, start)
 	w.kube.SetPod(pod)
-	w.late(3*time.Second, pod, func(s *corev1.ContainerStatus) {
-		s.RestartCount, s.ContainerID = 1, c.ID(1)
-		s.State = crashed(c.ID(1), start, start)
-		backsOff(s)
-	})
+	w.late(3*time.Second, pod, nextBacksOff(c, start))
 	w.start(nil)
-	if rec := w.final(0); !strings.HasSuffix(w.text(rec), firstWords) {
-		t.Errorf("log %q, verdict %+v, reads %+v", w.text(rec), rec.Verdict, rec.Capture.Reads)
-	}
+	w.hasFirst(0)
 }
 
 // A container that failed once in silence has done its work: it is not started again, and others of its pod go on. So
@@ -250,26 +246,8 @@ func TestNamesakeAndNoAnswer(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
-			pod, c := w.pod("web-0")
-			end := time.Now().Truncate(time.Second).Add(-time.Second)
-			c.Print(end.Add(300*time.Millisecond), firstWords)
-			c.Exit()
-			pod.Status.Phase = corev1.PodFailed
-			pod.Status.ContainerStatuses[0].State = crashed(c.ID(0), end, end)
-			var once sync.Once
-			var other *kubetest.Container
-			w.kube.Log("shop", pod.Name, "app", func(rw http.ResponseWriter, r *http.Request) {
-				once.Do(func() {
-					w.kube.Deny("get", "pods", true)
-					_, other = w.another(pod)
-					other.Print(end.Add(700*time.Millisecond), words)
-				})
-				other.Serve(rw, r)
-			})
-			w.kube.SetPod(pod)
-			w.start(nil)
-			w.until("the record", func() bool { return len(finals(w.of(string(pod.UID)))) > 0 })
-			if rec := finals(w.of(string(pod.UID)))[0]; rec.Verdict.Complete {
+			rec := w.namesake(corev1.PodFailed, words, func() { w.kube.Deny("get", "pods", true) })
+			if rec.Verdict.Complete {
 				t.Errorf("complete: log %q, verdict %+v, reads %+v", w.text(rec), rec.Verdict, rec.Capture.Reads)
 			}
 		})
@@ -342,11 +320,10 @@ func TestStreamThenAnotherByName(t *testing.T) {
 	pod, c := w.pod("loop")
 	start := justStarted(pod)
 	w.kube.SetPod(pod)
-	w.start(live)
+	e := w.start(live)
 	w.until("a stream", func() bool { return c.Following() > 0 })
 	c.Print(start.Add(300*time.Millisecond), firstWords)
-	w.until("the words are read", func() bool { return c.Following() > 0 })
-	<-time.After(200 * time.Millisecond)
+	w.arrived(e)
 	s := &pod.Status.ContainerStatuses[0]
 	s.State = crashed(c.ID(0), start, start)
 	w.kube.SetPod(pod)
@@ -359,7 +336,5 @@ func TestStreamThenAnotherByName(t *testing.T) {
 	restart(pod, c)
 	s.State.Running.StartedAt = metav1.NewTime(start)
 	w.kube.SetPod(pod)
-	if rec := w.final(0); !strings.HasSuffix(w.text(rec), firstWords) {
-		t.Errorf("log %q, verdict %+v, reads %+v", w.text(rec), rec.Verdict, rec.Capture.Reads)
-	}
+	w.hasFirst(0)
 }

@@ -44,15 +44,11 @@ func (c *capture) seal(ctx context.Context) {
 		c.discard()
 		return
 	}
-	if c.foreign(m) && !c.isOlder(ctx) || c.isNext(ctx, m) {
-		c.reset()
-	}
+	c.resetOthers(ctx, m)
 	if !c.had() && c.kept != nil {
 		c.reset()
 		c.held, c.kept = *c.kept, nil
-		if c.foreign(m) && !c.isOlder(ctx) || c.isNext(ctx, m) {
-			c.reset()
-		}
+		c.resetOthers(ctx, m)
 	}
 	c.drop()
 	c.consult(ctx)

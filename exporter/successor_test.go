@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubelogexporter/kubelogexporter/exporter/kubetest"
+	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
 
 // The pod was replaced by another one of its name before the first read, which the watch does not tell yet: that one has
@@ -29,28 +30,44 @@ func TestNamesakeAtTheFirstRead(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
-			pod, c := w.pod("web-0")
-			end := time.Now().Truncate(time.Second).Add(-time.Second)
-			c.Print(end.Add(300*time.Millisecond), firstWords)
-			c.Exit()
-			pod.Status.Phase = tt.phase
-			pod.Status.ContainerStatuses[0].State = crashed(c.ID(0), end, end)
-			var once sync.Once
-			var other *kubetest.Container
-			w.kube.Log("shop", pod.Name, "app", func(rw http.ResponseWriter, r *http.Request) {
-				once.Do(func() {
-					_, other = w.another(pod)
-					other.Print(end.Add(700*time.Millisecond), tt.words)
-				})
-				other.Serve(rw, r)
-			})
-			w.kube.SetPod(pod)
-			w.start(nil)
-			w.until("the record", func() bool { return len(finals(w.of(string(pod.UID)))) > 0 })
-			if rec := finals(w.of(string(pod.UID)))[0]; rec.Verdict.Complete || w.text(rec) != "" {
+			if rec := w.namesake(tt.phase, tt.words, func() {}); rec.Verdict.Complete || w.text(rec) != "" {
 				t.Errorf("log %q, verdict %+v, reads %+v", w.text(rec), rec.Verdict, rec.Capture.Reads)
 			}
 		})
+	}
+}
+
+// namesake lets a pod be replaced when its log is asked for first, by one whose log has these words, and returns the
+// record of the first one.
+func (w *world) namesake(phase corev1.PodPhase, words string, replaced func()) *bundle.Record {
+	w.t.Helper()
+	pod, c := w.pod("web-0")
+	end := time.Now().Truncate(time.Second).Add(-time.Second)
+	c.Print(end.Add(300*time.Millisecond), firstWords)
+	c.Exit()
+	pod.Status.Phase = phase
+	pod.Status.ContainerStatuses[0].State = crashed(c.ID(0), end, end)
+	var once sync.Once
+	var other *kubetest.Container
+	w.kube.Log("shop", pod.Name, "app", func(rw http.ResponseWriter, r *http.Request) {
+		once.Do(func() {
+			replaced()
+			_, other = w.another(pod)
+			other.Print(end.Add(700*time.Millisecond), words)
+		})
+		other.Serve(rw, r)
+	})
+	w.kube.SetPod(pod)
+	w.start(nil)
+	w.until("the record", func() bool { return len(finals(w.of(string(pod.UID)))) > 0 })
+	return finals(w.of(string(pod.UID)))[0]
+}
+
+// hasFirst checks that the record of the first run has its words.
+func (w *world) hasFirst(restart int32) {
+	w.t.Helper()
+	if rec := w.final(restart); !strings.HasSuffix(w.text(rec), firstWords) {
+		w.t.Errorf("log %q, verdict %+v, reads %+v", w.text(rec), rec.Verdict, rec.Capture.Reads)
 	}
 }
 
@@ -70,15 +87,11 @@ func TestStatusLateByABackOffAndARun(t *testing.T) {
 		c.Restart()
 		c.Print(time.Now(), "another's\n")
 		c.Exit()
-		s.RestartCount, s.ContainerID = 1, c.ID(1)
-		s.LastTerminationState = crashed(c.ID(1), time.Now(), time.Now())
-		s.State = corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}
+		nextBacksOff(c, time.Now())(s)
 		w.kube.SetPod(pod)
 	})
 	w.start(nil)
-	if rec := w.final(0); !strings.HasSuffix(w.text(rec), firstWords) {
-		t.Errorf("log %q, verdict %+v, reads %+v", w.text(rec), rec.Verdict, rec.Capture.Reads)
-	}
+	w.hasFirst(0)
 }
 
 // The run's log was read by name, and read to its end; after that the next run, silent, ends and takes its place.
@@ -108,9 +121,7 @@ func TestReadByNameIsEnough(t *testing.T) {
 	})
 	w.kube.SetPod(pod)
 	w.start(nil)
-	if rec := w.final(0); !strings.HasSuffix(w.text(rec), firstWords) {
-		t.Errorf("log %q, verdict %+v, reads %+v", w.text(rec), rec.Verdict, rec.Capture.Reads)
-	}
+	w.hasFirst(0)
 }
 
 // What was read is the second run's. The status tells of that one after it was waited for, when a third one has begun.
@@ -163,9 +174,7 @@ func TestSilentAfterAShortRun(t *testing.T) {
 		s.State.Running.StartedAt = metav1.NewTime(end.Add(2 * time.Second))
 	})
 	w.start(nil)
-	if rec := w.final(1); !strings.HasSuffix(w.text(rec), firstWords) {
-		t.Errorf("log %q, verdict %+v, reads %+v", w.text(rec), rec.Verdict, rec.Capture.Reads)
-	}
+	w.hasFirst(1)
 }
 
 // A container has ended an hour ago, silent as the run before it: no status is late for so long.
@@ -206,8 +215,7 @@ func TestStreamOfTheNextRun(t *testing.T) {
 			w := newWorld(t)
 			pod, c := w.pod("late")
 			s := &pod.Status.ContainerStatuses[0]
-			start := time.Now().Truncate(time.Second).Add(-time.Second)
-			s.State.Running.StartedAt = metav1.NewTime(start)
+			start := justStarted(pod)
 			w.kube.SetPod(pod)
 			c.Print(start.Add(300*time.Millisecond), firstWords)
 			c.Exit()
@@ -219,11 +227,7 @@ func TestStreamOfTheNextRun(t *testing.T) {
 				}
 			}, live)
 			w.until("a stream", func() bool { return c.Following() > 0 })
-			waits := func(s *corev1.ContainerStatus) {
-				s.RestartCount, s.ContainerID = 1, c.ID(1)
-				s.LastTerminationState = crashed(c.ID(1), start, start)
-				s.State = corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}
-			}
+			waits := nextBacksOff(c, start)
 			var closed atomic.Bool
 			w.kube.Log("shop", pod.Name, "app", func(rw http.ResponseWriter, r *http.Request) {
 				if q := r.URL.Query(); tt.refused && closed.Load() {

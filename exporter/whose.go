@@ -56,9 +56,10 @@ func (c *capture) namesPast(text string) bool {
 // followed by the next one without any back-off, and the status that tells of it comes later. The kubelet
 // never goes back, so it is enough to look what it now calls the previous log: if there is none, or that of a run
 // before this one, the current one was ours. It was too if it is this very log, unless the status, which is
-// waited for, tells of no back-off: then two runs may have ended. If it is a log of this run's own time, and
-// older than what is held, that one is ours. If it is this run's, and cannot be found, the current one has become the successor's, and so was
-// ours if it begins otherwise now. What begins before this run's end needs no look: its successor comes after that.
+// waited for, tells of no back-off: then two runs may have ended. If it is a log of this run's own time, and older
+// than what is held, that one is ours. If it is this run's, and cannot be found, the current one has become the
+// successor's, and so was ours if it begins otherwise now. What begins before this run's end needs no look: its
+// successor comes after that.
 func (c *capture) checkCurrent(ctx context.Context) bool {
 	if c.own {
 		return true
@@ -270,8 +271,8 @@ func (c *capture) surely(ctx context.Context) bool {
 // begins before the second in which this run ended, or before the pod was made that has the name now, cannot
 // be its successor's. Without such a move stamps say nothing: a busy runtime stamps a line some seconds after
 // its container's end. A stream was opened before the status told of the move, but maybe after it, and then
-// the log begins later than that. An empty log that was not streamed may be another
-// pod's, and one that was is not proven, see unnamed.
+// the log begins later than that. An empty log that was not streamed may be another pod's; one that was is not
+// proven, see unnamed.
 func (c *capture) foreign(m moment) bool {
 	switch {
 	case c.log == nil, c.node != nil:
@@ -289,6 +290,13 @@ func (c *capture) foreign(m moment) bool {
 	}
 	streamed := c.followed && !c.late && (end.IsZero() || !first.After(end.Add(time.Second)))
 	return !streamed && !m.podGone && c.asked != m.slot && from(end)
+}
+
+// resetOthers throws away what is held if it may be another run's, unless it is older than what the kubelet has.
+func (c *capture) resetOthers(ctx context.Context, m moment) {
+	if c.foreign(m) && !c.isOlder(ctx) || c.isNext(ctx, m) {
+		c.reset()
+	}
 }
 
 // isNext looks whether what is held begins as the log that the kubelet serves of a later run by now. That can be so only
