@@ -23,6 +23,8 @@ const (
 	dyingTries = 100
 	// maxReads bounds the list of reads in a record.
 	maxReads = 50
+	// endedByText is the result of a read at whose end the kubelet has put one of its error texts.
+	endedByText = "ended by an error text"
 )
 
 // capture is the reading of one run, from the first request to the record. A step either puts the next one
@@ -317,7 +319,7 @@ func (c *capture) note(method string, res podlog.Result, err error) {
 	case err != nil:
 		r.Result = err.Error()
 	case res.Text != "":
-		r.Result = "ended by an error text"
+		r.Result = endedByText
 	}
 	c.reads = append(c.reads, r)
 }

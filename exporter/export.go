@@ -199,7 +199,7 @@ func (c *capture) lastError() error {
 	if c.stuck != nil {
 		return c.stuck
 	}
-	if n := len(c.reads); n > 0 && c.reads[n-1].Result != "ok" {
+	if n := len(c.reads); n > 0 && c.reads[n-1].Result != "ok" && c.reads[n-1].Result != endedByText {
 		return errors.New(c.reads[n-1].Result)
 	}
 	if n := len(c.texts); n > 0 {

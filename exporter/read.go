@@ -334,7 +334,7 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 			c.reset()
 		}
 		return res, false
-	case res.TextKind == podlog.TextGone && res.Join == podlog.JoinEmpty && (c.log.Bytes() == 0 || !c.served && !req.Follow):
+	case res.TextKind == podlog.TextGone && res.Join == podlog.JoinEmpty && (c.log.Bytes() == 0 || !c.served && !req.Follow), c.fileGone(res):
 		c.unfound()
 		return res, false
 	case cause != nil:

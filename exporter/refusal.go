@@ -2,6 +2,7 @@ package exporter
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/kubelogexporter/kubelogexporter/exporter/podlog"
@@ -16,6 +17,8 @@ const (
 	lostTries = 3
 	// absentTries is how often the kubelet is doubted that knows of no such run.
 	absentTries = 5
+	// noSuchFile ends the kubelet's texts about a file that is not there.
+	noSuchFile = "no such file or directory"
 )
 
 // refusals are those of the capture's log. A clean answer ends them.
@@ -53,10 +56,17 @@ func (c *capture) unfound() {
 	case m.vanishes():
 		c.gone = c.missed > lostTries
 	case c.e.once: // people wait
-		c.gone = c.refused >= oneShotTries && c.missed > lostTries // the file goes before the container: refusals of another kind came first
+		c.gone = c.refused >= oneShotTries && c.missed > lostTries // refusals of another kind may have come before
 	default:
 		c.gone = time.Since(c.missing) > c.doubts()
 	}
+}
+
+// fileGone says whether a one-off export was told, in place of a log, that the file of a run that has ended is not there.
+// The kubelet removes it before the container, and may be long about that. While a run goes on the same is said between
+// the two steps of a rotation. An exporter that runs on waits until the container is gone, too.
+func (c *capture) fileGone(res podlog.Result) bool {
+	return c.e.once && res.Join == podlog.JoinEmpty && strings.HasSuffix(res.Text, noSuchFile) && c.run.now().ended()
 }
 
 // doubts is how long a log that cannot be had is asked for.

@@ -3,6 +3,8 @@ package integration
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -133,9 +135,11 @@ func TestRestartAllContainers(t *testing.T) {
 	t.Parallel() // it waits most of the time
 	c := newCluster(t)
 	buckets := c.exportBy("live", "recover")
-	pod := shell("crew", "")
+	pod, dir := shell("crew", ""), t.TempDir()
 	never := corev1.ContainerRestartPolicyNever
-	trigger := container("trigger", `echo "trigger $(cat /proc/sys/kernel/random/uuid)"; sleep 3; [ -e /tmp/again ] && sleep 1000; exit 88`)
+	trigger := container("trigger", `echo "trigger $(cat /proc/sys/kernel/random/uuid)"; until rm /told/exit 2>/dev/null; do sleep 0.1; done; exit 88`)
+	trigger.VolumeMounts = []corev1.VolumeMount{{Name: "told", MountPath: "/told"}}
+	pod.Spec.Volumes = []corev1.Volume{{Name: "told", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: dir}}}}
 	trigger.RestartPolicy = &never
 	trigger.RestartPolicyRules = []corev1.ContainerRestartRule{{
 		Action:    corev1.ContainerRestartRuleActionRestartAllContainers,
@@ -143,6 +147,21 @@ func TestRestartAllContainers(t *testing.T) {
 	}}
 	pod.Spec.Containers = []corev1.Container{trigger, container("peer", `echo "peer $(cat /proc/sys/kernel/random/uuid)"; sleep 1000`)}
 	c.create(pod)
+	for n := range int32(2) {
+		c.until(2*time.Minute, "both containers to run", func() bool {
+			running := 0
+			for _, status := range c.list()[0].Status.ContainerStatuses {
+				if status.State.Running != nil && status.RestartCount == n {
+					running++
+				}
+			}
+			return running == 2
+		})
+		time.Sleep(3 * time.Second) // streams are opened
+		if err := os.WriteFile(filepath.Join(dir, "exit"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for name, b := range buckets {
 		logs := make(map[string]bool)
 		for _, rec := range c.ended(b, 4) {
