@@ -114,7 +114,7 @@ func startPod(t *testing.T, n *Node, name, script string) {
 // runPod runs a pod to its end. It talks to the API server with its own token.
 func runPod(t *testing.T, n *Node) {
 	t.Helper()
-	startPod(t, n, "talker", `
+	startPod(t, n, "talker", `exec 2>&1 # the order of two streams is not kept
 		token=$(cat /var/run/secrets/kubernetes.io/serviceaccount/token)
 		for i in 1 2 3 4 5; do echo line $i; done
 		wget -q -O - --header "Authorization: Bearer $token" `+APIServer+`/apis/authentication.k8s.io/ &&
