@@ -1,6 +1,9 @@
 package exporter
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // fillsAFile is less than a container takes to fill a log file that does not write at full speed, see burst,
 // with the kubelet's own containerLogMaxSize of 10 MiB.
@@ -68,4 +71,20 @@ func (r *run) witnessedHead() (first, empty time.Time) {
 		empty = r.emptyAt
 	}
 	return r.head, empty
+}
+
+// begins notes the stamp of the first line of the run's log, once that is proven to be all of it.
+func (r *run) begins(first time.Time) {
+	r.tracker.mu.Lock()
+	defer r.tracker.mu.Unlock()
+	r.first = first
+}
+
+// isLater says whether a log that begins with a stamp is known to be that of a later run of the container.
+func (r *run) isLater(first time.Time) bool {
+	r.tracker.mu.Lock()
+	defer r.tracker.mu.Unlock()
+	return slices.ContainsFunc(r.pod.runs, func(o *run) bool {
+		return o.id.container == r.id.container && o.restart > r.restart && !o.first.IsZero() && o.first.Equal(first)
+	})
 }

@@ -1,9 +1,11 @@
 package exporter
 
 import (
+	"io"
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -11,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubelogexporter/kubelogexporter/exporter/kubetest"
+	"github.com/kubelogexporter/kubelogexporter/sink/bundle"
 )
 
 // justStarted shows a container that began at the whole second before now.
@@ -124,6 +127,40 @@ func TestReadThenTwoEnds(t *testing.T) {
 	w.late(3*time.Second, pod, nextBacksOff(c, start))
 	w.start(nil)
 	w.hasFirst(0)
+}
+
+// The run before last is asked for late: the kubelet gives the last one's log by its name, and no look at another log is
+// answered. But that log has its record already.
+func TestLogThatTheNextRunHas(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	pod, c := w.pod("loop")
+	start := time.Now().Truncate(time.Second).Add(-20 * time.Second)
+	c.Exit()
+	c.Restart()
+	c.Print(start.Add(300*time.Millisecond), "another's\n")
+	c.Exit()
+	s := &pod.Status.ContainerStatuses[0]
+	s.RestartCount, s.ContainerID = 1, c.ID(1)
+	s.LastTerminationState = crashed(c.ID(0), start.Add(-time.Second), start)
+	s.State = crashed(c.ID(1), start, start.Add(5*time.Second))
+	var recorded atomic.Bool
+	w.kube.Log("shop", pod.Name, "app", func(rw http.ResponseWriter, r *http.Request) {
+		if q := r.URL.Query(); q.Has("limitBytes") || q.Get("previous") == "true" && !recorded.Load() {
+			_, _ = io.WriteString(rw, `failed to open log file "x": no such file or directory`)
+			return
+		}
+		inBackOff(c)(rw, r)
+	})
+	w.kube.SetPod(pod)
+	w.start(nil)
+	if rec := w.final(1); !rec.Verdict.Complete {
+		t.Errorf("the last run: verdict %+v", rec.Verdict)
+	}
+	recorded.Store(true)
+	if rec := w.final(0); rec.Lines != 0 || rec.Verdict.Head.Cause != bundle.CauseReplacedBeforeRead {
+		t.Errorf("log %q, verdict %+v, reads %+v", w.text(rec), rec.Verdict, rec.Capture.Reads)
+	}
 }
 
 // A container that failed once in silence has done its work: it is not started again, and others of its pod go on. So

@@ -72,6 +72,9 @@ func (c *capture) seal(ctx context.Context) {
 	if err == nil && c.out != nil {
 		c.e.metrics.redacted(c.out.newMatches())
 	}
+	if rec.Verdict.Complete {
+		c.run.begins(c.log.First())
+	}
 	c.reset()
 	c.e.ship.add(key, rec)
 	if err == nil {

@@ -20,27 +20,35 @@ const sweepPoll = 20 * time.Millisecond
 // sweep stores what the running containers that take says yes to have written since they were last looked
 // at, and returns when it is in the spool, or cannot be had now. Runs that have ended need no sweep: they are captured anyway.
 func (e *Exporter) sweep(ctx context.Context, x *Export, take func(*run) bool) error {
+	type underWay struct {
+		*run
+		other *capture
+	}
 	var mine []*capture
+	var busy []underWay
 	for _, r := range e.tracker.running() {
 		if !take(r) {
 			continue
 		}
-		if c := e.look(r, x); c != nil {
+		switch c, ours := e.look(r, x); {
+		case ours:
+			mine = append(mine, c)
+		case c != nil: // another sweep, which may have read the log already
+			busy = append(busy, underWay{r, c})
+		}
+	}
+	for _, b := range busy {
+		if err := e.swept(ctx, b.other); err != nil {
+			return err
+		}
+		if c, _ := e.look(b.run, x); c != nil { // ours, or that of another sweep that has begun since
 			mine = append(mine, c)
 		}
 	}
-	tick := time.NewTicker(sweepPoll)
-	defer tick.Stop()
 	failed, first := 0, error(nil)
 	for _, c := range mine {
-		for c.sweeping.Load() {
-			select {
-			case <-tick.C:
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-e.stopped:
-				return errStopping
-			}
+		if err := e.swept(ctx, c); err != nil {
+			return err
 		}
 		if c.failed != nil {
 			failed++
@@ -49,6 +57,22 @@ func (e *Exporter) sweep(ctx context.Context, x *Export, take func(*run) bool) e
 	}
 	if failed > 0 {
 		return fmt.Errorf("sweep %q: %d of %d logs were not stored, the next sweep tries again: %w", x.Name, failed, len(mine), first)
+	}
+	return nil
+}
+
+// swept waits until a sweep's capture has stored what there is so far, or has failed.
+func (e *Exporter) swept(ctx context.Context, c *capture) error {
+	tick := time.NewTicker(sweepPoll)
+	defer tick.Stop()
+	for c.sweeping.Load() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-e.stopped:
+			return errStopping
+		}
 	}
 	return nil
 }
@@ -73,19 +97,26 @@ func (e *Exporter) awaitSeen(ctx context.Context) error {
 	}
 }
 
-// look begins a capture that only stores what there is so far; nil if the run is being captured already.
-func (e *Exporter) look(r *run, x *Export) *capture {
+// look begins a capture that only stores what there is so far. If another sweep has one under way it returns that one;
+// nil if the run is being captured to its end already.
+func (e *Exporter) look(r *run, x *Export) (c *capture, ours bool) {
 	r.tracker.mu.Lock()
 	defer r.tracker.mu.Unlock()
-	if r.capture != nil || r.begun || r.done || r.tracker.closed {
-		return nil
+	if r.begun || r.done || r.tracker.closed {
+		return nil, false
 	}
-	c := &capture{steps: steps{queue: e.queue}, e: e, run: r, export: x}
+	if other := r.capture; other != nil {
+		if !other.sweeping.Load() {
+			return nil, false
+		}
+		return other, false
+	}
+	c = &capture{steps: steps{queue: e.queue}, e: e, run: r, export: x}
 	c.sweeping.Store(true)
 	r.capture = c
 	e.captures.begin()
 	c.next(prioFinished, time.Now(), c.snapshot)
-	return c
+	return c, true
 }
 
 // snapshot reads what a running container has written since it was last read, and stores it.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -22,6 +23,44 @@ func (w *world) synced(change func(*Options)) *Exporter {
 	e := w.start(change)
 	w.until("the exporter to be ready", func() bool { return e.Ready() == nil })
 	return e
+}
+
+// A sweep that is asked for while another one has read a log, and not stored it yet, stores what was written since.
+func TestSweepDuringASweep(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	pod, c := w.pod("chatty")
+	w.kube.SetPod(pod)
+	c.Print(time.Now(), "one\n")
+	e := w.synced(nil)
+	read, goOn := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	w.kube.Log("shop", "chatty", "app", func(rw http.ResponseWriter, r *http.Request) {
+		c.Serve(rw, r)
+		once.Do(func() {
+			close(read)
+			<-goOn
+		})
+	})
+	results := make(chan error, 2)
+	sweep := func() { results <- e.Sweep(context.Background(), "all") }
+	go sweep()
+	<-read
+	c.Print(time.Now(), "two\n")
+	go sweep()
+	select {
+	case err := <-results:
+		t.Errorf("a sweep is done before the log is stored: %v", err)
+		results <- err
+	case <-time.After(200 * time.Millisecond):
+	}
+	close(goOn)
+	for range 2 {
+		if err := <-results; err != nil {
+			t.Error(err)
+		}
+	}
+	w.until("what both have stored", func() bool { return len(w.records()) == 2 })
 }
 
 // A sweep stores what was written since the last one, across restarts of the exporter, and the run's own

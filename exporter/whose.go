@@ -299,12 +299,18 @@ func (c *capture) resetOthers(ctx context.Context, m moment) {
 	}
 }
 
-// isNext looks whether what is held begins as the log that the kubelet serves of a later run by now. That can be so only
-// if no line of it is from before the second in which this run ended. If the status shows later runs only, both logs
-// that are served are theirs. No answer says nothing: see maySucceed.
+// isNext looks whether what is held begins as the proven log of a later run, or as the one that the kubelet serves of a
+// later run by now. The latter can be so only if no line of it is from before the second in which this run ended. If the
+// status shows later runs only, both logs that are served are theirs. No answer says nothing: see maySucceed.
 func (c *capture) isNext(ctx context.Context, m moment) bool {
+	if c.log == nil || c.own || c.node != nil {
+		return false
+	}
+	if c.run.isLater(c.log.First()) {
+		return true
+	}
 	end := m.overAt(c.run)
-	if ctx.Err() != nil || c.log == nil || c.own || c.node != nil || end.IsZero() || c.log.First().Before(end) {
+	if ctx.Err() != nil || end.IsZero() || c.log.First().Before(end) {
 		return false
 	}
 	same := func(previous bool) bool { return c.glimpse(ctx, previous).first.Equal(c.log.First()) }

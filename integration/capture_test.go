@@ -153,7 +153,9 @@ func (c *cluster) checkCrashes(t *testing.T, b *timed, all []*bundle.Record, pod
 			t.Errorf("%v: log %q, verdict %+v, reads %+v", r, text, rec.Verdict, rec.Capture.Reads)
 		}
 		if other, twice := boots[text]; twice {
-			t.Errorf("%v and %v have the same log", r, other)
+			for _, rec := range []*bundle.Record{recs[other], rec} {
+				t.Errorf("%v and %v have the same log: state %+v, verdict %+v, reads %+v", r, other, rec.State, rec.Verdict, rec.Capture.Reads)
+			}
 		}
 		boots[text] = r
 	}
