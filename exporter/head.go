@@ -73,15 +73,15 @@ func (r *run) witnessedHead() (first, empty time.Time) {
 	return r.head, empty
 }
 
-// begins notes the stamp of the first line of the run's log, once that is proven to be all of it.
-func (r *run) begins(first time.Time) {
+// provenFrom notes the stamp of the first line of the run's log, once that is proven to be all of it.
+func (r *run) provenFrom(first time.Time) {
 	r.tracker.mu.Lock()
 	defer r.tracker.mu.Unlock()
 	r.first = first
 }
 
-// isLater says whether a log that begins with a stamp is known to be that of a later run of the container.
-func (r *run) isLater(first time.Time) bool {
+// laterBegins says whether the log of a later run of the container is known to begin with a stamp.
+func (r *run) laterBegins(first time.Time) bool {
 	r.tracker.mu.Lock()
 	defer r.tracker.mu.Unlock()
 	return slices.ContainsFunc(r.pod.runs, func(o *run) bool {

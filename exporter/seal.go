@@ -73,7 +73,7 @@ func (c *capture) seal(ctx context.Context) {
 		c.e.metrics.redacted(c.out.newMatches())
 	}
 	if rec.Verdict.Complete {
-		c.run.begins(c.log.First())
+		c.run.provenFrom(c.log.First())
 	}
 	c.reset()
 	c.e.ship.add(key, rec)

@@ -20,12 +20,7 @@ const sweepPoll = 20 * time.Millisecond
 // sweep stores what the running containers that take says yes to have written since they were last looked
 // at, and returns when it is in the spool, or cannot be had now. Runs that have ended need no sweep: they are captured anyway.
 func (e *Exporter) sweep(ctx context.Context, x *Export, take func(*run) bool) error {
-	type underWay struct {
-		*run
-		other *capture
-	}
-	var mine []*capture
-	var busy []underWay
+	var mine, others []*capture
 	for _, r := range e.tracker.running() {
 		if !take(r) {
 			continue
@@ -34,14 +29,14 @@ func (e *Exporter) sweep(ctx context.Context, x *Export, take func(*run) bool) e
 		case ours:
 			mine = append(mine, c)
 		case c != nil: // another sweep, which may have read the log already
-			busy = append(busy, underWay{r, c})
+			others = append(others, c)
 		}
 	}
-	for _, b := range busy {
-		if err := e.swept(ctx, b.other); err != nil {
+	for _, other := range others {
+		if err := e.swept(ctx, other); err != nil {
 			return err
 		}
-		if c, _ := e.look(b.run, x); c != nil { // ours, or that of another sweep that has begun since
+		if c, _ := e.look(other.run, x); c != nil { // ours, or that of another sweep that has begun since
 			mine = append(mine, c)
 		}
 	}
@@ -102,14 +97,13 @@ func (e *Exporter) awaitSeen(ctx context.Context) error {
 func (e *Exporter) look(r *run, x *Export) (c *capture, ours bool) {
 	r.tracker.mu.Lock()
 	defer r.tracker.mu.Unlock()
-	if r.begun || r.done || r.tracker.closed {
+	switch other := r.capture; {
+	case r.begun || r.done || r.tracker.closed:
 		return nil, false
-	}
-	if other := r.capture; other != nil {
-		if !other.sweeping.Load() {
-			return nil, false
-		}
+	case other != nil && other.sweeping.Load():
 		return other, false
+	case other != nil:
+		return nil, false
 	}
 	c = &capture{steps: steps{queue: e.queue}, e: e, run: r, export: x}
 	c.sweeping.Store(true)

@@ -306,7 +306,7 @@ func (c *capture) isNext(ctx context.Context, m moment) bool {
 	if c.log == nil || c.own || c.node != nil {
 		return false
 	}
-	if c.run.isLater(c.log.First()) {
+	if c.run.laterBegins(c.log.First()) {
 		return true
 	}
 	end := m.overAt(c.run)
