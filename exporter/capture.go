@@ -80,6 +80,7 @@ type held struct {
 	log       *podlog.Log
 	asked     slot            // the slot that was asked for what is held, or by which it was found again
 	served    bool            // the kubelet has served what is held, be it nothing
+	beforeEnd bool            // the last read was begun before the run's end was known, and did not come to an end of its own
 	own       bool            // the kubelet has named this very run, or its other log shows that this one is ours
 	node      *nodelog.Report // of the node's files, if they were read last
 	tookUp    bool            // it was looked for what was stored of this log before

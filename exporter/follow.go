@@ -180,6 +180,10 @@ func (c *capture) ended(ctx context.Context) {
 		c.again(c.read)
 		return
 	}
+	if c.beforeEnd { // there are two to come
+		c.closing(ctx)
+		return
+	}
 	c.nextClosing()
 }
 

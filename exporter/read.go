@@ -118,7 +118,8 @@ func (m moment) endedLongAgo() bool {
 }
 
 // closing reads the end of the log once more and then looks whether the run is still the one that
-// was asked for. Only a read that brings nothing new proves the end, and of an empty log only two of them.
+// was asked for. Only a read that brings nothing new proves the end, and of an empty log, or of one that nothing else has
+// shown to its end, only two of them: what is cut may be cut where the held ends.
 func (c *capture) closing(ctx context.Context) {
 	if c.awaitsStatus(ctx) || !c.e.once && c.doubtEnd(ctx) && c.parked(c.closing) {
 		return
@@ -136,7 +137,7 @@ func (c *capture) closing(ctx context.Context) {
 			return
 		}
 	}
-	again := silent && more == 0 && c.closings == 0 && c.tail.State == bundle.Proven // two cut bodies look like this
+	again := (silent || c.beforeEnd) && more == 0 && c.closings == 0 && c.tail.State == bundle.Proven
 	if (more > 0 || again) && ctx.Err() == nil && c.closings < maxClosings {
 		c.closings++
 		c.nextClosing()
@@ -278,7 +279,7 @@ func (e *Exporter) wholeAgain() int64 { return max(wholeAgain, e.rotateAt) }
 func (c *capture) take(ctx context.Context, method string, req podlog.Request) (podlog.Result, bool) {
 	node := c.node
 	c.tail, c.aligned, c.node, c.own = bundle.Part{}, false, nil, false // whatever was proven before, there is more to come
-	c.followed, c.renew = c.followed || req.Follow, false
+	c.followed, c.renew, c.beforeEnd = c.followed || req.Follow, false, !c.run.now().ended()
 	if !c.ready() {
 		return podlog.Result{}, false
 	}
@@ -350,6 +351,7 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 	if res.TextKind == podlog.TextGone && res.Appended == 0 {
 		c.node = node
 	}
+	c.beforeEnd = c.beforeEnd && !req.Follow
 	c.answered(res)
 	return res, true
 }

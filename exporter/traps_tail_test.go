@@ -44,6 +44,32 @@ func TestTrapTwoCutReads(t *testing.T) {
 	}
 }
 
+// A log was polled while its container ran, and the read after the end is cut where the last poll ended: it brings
+// nothing new, and nothing else has been read since the end.
+func TestTrapCutWhereThePollEnded(t *testing.T) {
+	t.Parallel()
+	w := newTrapped(t, nil)
+	pod, c := w.pod("polled")
+	first := time.Now()
+	c.Print(first, "first\n")
+	w.kube.SetPod(pod)
+	w.begin(func(e *Exporter) { e.nodes.live = 0 }, func(o *Options) { o.Metrics, o.Capture = w.metrics, CaptureLive })
+	polled := func() bool { return len(w.kube.Requests("timestamps=true")) > len(w.kube.Requests("limitBytes=")) }
+	w.until("a poll", polled)
+	<-time.After(100 * time.Millisecond)
+	log := kubetest.Stamp(first) + " first\n"
+	w.kube.NextLogs(kubetest.EndAfter(len(log), ""))
+	last := time.Now()
+	c.Print(last, "last\n")
+	c.Exit()
+	exit(pod, 0)
+	w.kube.SetPod(pod)
+	w.honest(log + kubetest.Stamp(last) + " last\n")
+	if rec := w.records()[0]; !rec.Verdict.Complete {
+		t.Errorf("the next read is honest, and the record is not complete: %+v", rec.Verdict)
+	}
+}
+
 // stdout and stderr are stamped apart: the very last line can carry a stamp from the second before. A
 // closing read with the last stamp's second as sinceTime never sees it.
 func TestTrapLateLineOfTheSecondBefore(t *testing.T) {
