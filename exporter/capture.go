@@ -94,6 +94,7 @@ type held struct {
 	pieced    bool            // a part of it came by reads that begin at a stamp, and no whole read has shown that nothing is left out
 	quiet     time.Time       // since when its streams had all ended at once, if that was before its end was told
 	aligned   bool            // the whole file was read again and is what is held, from its first line on
+	differs   bool            // the closing read came to a clean end and was not the end of what is held: one of the two lies
 	middle    bundle.Part
 	tail      bundle.Part
 }

@@ -28,8 +28,11 @@ func (c *capture) judge(m moment) bundle.Verdict {
 		v.Head, v.Middle, v.Tail = part, part, part
 	default:
 		v.Head, v.Middle, v.Tail = c.judgeHead(m), c.judgeMiddle(), c.judgeTail(m)
-		if c.log.Bytes() == 0 && !c.resumed && v.Head.State != bundle.Proven {
+		switch empty := c.log.Bytes() == 0 && !c.resumed; {
+		case empty && v.Head.State != bundle.Proven:
 			v.Middle, v.Tail = v.Head, v.Head // what the kubelet rotated away right before the end, or may have, was all of it
+		case empty && v.Tail.State == bundle.Unproven && !c.running:
+			v.Head, v.Middle = v.Tail, v.Tail // what came before the next answer may have been cut
 		}
 	}
 	v.Complete = v.Head.State == bundle.Proven && v.Middle.State == bundle.Proven && v.Tail.State == bundle.Proven
@@ -114,6 +117,8 @@ func (c *capture) noFileBefore(speed int64, silent time.Duration) bool {
 // without reading the old one to its end.
 func (c *capture) judgeMiddle() bundle.Part {
 	switch {
+	case c.differs && c.middle.State == bundle.Proven:
+		return bundle.Part{State: bundle.Unproven, Cause: bundle.CauseJoinFailed, Evidence: []string{"a closing read came to a clean end, and was not the end of what is held"}}
 	case c.node != nil && c.node.Malformed > 0 && c.middle.State != bundle.Lost:
 		return bundle.Part{State: bundle.Unproven, Cause: bundle.CauseKubeletError, Evidence: c.node.Evidence}
 	case c.node != nil && !c.node.Middle && c.middle.State != bundle.Lost:

@@ -172,10 +172,10 @@ func (c *capture) consult(ctx context.Context) {
 	}
 }
 
-// mends says whether what was read from the node covers what the API gave, and has no hole where that has one: a line
-// that was cut at a hole makes it the longer one.
+// mends says whether what was read from the node covers what the API gave, and has no hole where that has one, or may
+// have a line that nobody wrote: a line that was cut at a hole, or that came twice, makes it the longer one.
 func (c *capture) mends(old *held) bool {
-	return old.middle.State != bundle.Proven && c.node != nil && c.node.Middle &&
+	return (old.middle.State != bundle.Proven || old.differs) && c.node != nil && c.node.Middle &&
 		!c.log.First().After(old.log.First()) && !c.log.Last().Before(old.log.Last())
 }
 

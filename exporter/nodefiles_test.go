@@ -107,6 +107,39 @@ func TestNodeFiles(t *testing.T) {
 	}
 }
 
+// A read has a line twice that was written once, and the next one shows that it lies: the files are read instead, and
+// do not vouch for it.
+func TestNodeFilesInPlaceOfALie(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []NodeLogs{NodeLogsRecover, NodeLogsPrefer} {
+		t.Run(string(mode), func(t *testing.T) {
+			t.Parallel()
+			w, n := newWorld(t), newNode(t)
+			pod, c := w.pod("twice")
+			at := time.Now().Add(-5 * time.Second)
+			pod.Status.ContainerStatuses[0].State.Running.StartedAt = metav1.NewTime(at.Truncate(time.Second))
+			n.write(pod, "0.log", at, "a", "b")
+			c.Print(at, "a\n")
+			c.Print(at.Add(time.Microsecond), "b\n")
+			c.Exit()
+			exit(pod, 0)
+			pod.Status.ContainerStatuses[0].State.Terminated.FinishedAt = metav1.NewTime(at)
+			w.kube.NextLogs(func(h kubetest.LogHandler) kubetest.LogHandler {
+				return func(rw http.ResponseWriter, r *http.Request) {
+					h(rw, r)
+					_, _ = rw.Write([]byte(kubetest.Stamp(at.Add(time.Microsecond)) + " b\n"))
+				}
+			})
+			w.kube.SetPod(pod)
+			w.start(n.use(mode))
+			rec := w.await(1)[0]
+			if got := words(w.text(rec)); got != "a b" || !rec.Verdict.Complete {
+				t.Errorf("log %q, verdict %+v, reads %+v", got, rec.Verdict, rec.Capture.Reads)
+			}
+		})
+	}
+}
+
 // How many files a kubelet keeps is not known unless somebody says so: that there are few proves nothing.
 func TestNodeFilesProveNoHeadByDefault(t *testing.T) {
 	t.Parallel()

@@ -70,6 +70,26 @@ func TestTrapCutWhereThePollEnded(t *testing.T) {
 	}
 }
 
+// The only stream of a log was cut before it brought anything, and the container was removed before the next one:
+// nothing shows that the log was empty, from its beginning or to its end.
+func TestTrapCutBeforeAnything(t *testing.T) {
+	t.Parallel()
+	w := newTrapped(t, nil)
+	pod, c := w.pod("silenced")
+	c.Print(time.Now(), "first\n")
+	w.kube.NextLogs(kubetest.EndAfter(0, ""))
+	w.kube.SetPod(pod)
+	w.run(live)
+	w.until("the stream to be cut", func() bool { return w.kube.Traps() == 0 })
+	c.Remove()
+	exit(pod, 0)
+	w.kube.DeletePod(pod.Namespace, pod.Name)
+	rec := w.await(1)[0]
+	if v := rec.Verdict; v.Head.State == bundle.Proven || v.Middle.State == bundle.Proven || v.Tail.State == bundle.Proven {
+		t.Errorf("verdict %+v", v)
+	}
+}
+
 // stdout and stderr are stamped apart: the very last line can carry a stamp from the second before. A
 // closing read with the last stamp's second as sinceTime never sees it.
 func TestTrapLateLineOfTheSecondBefore(t *testing.T) {
