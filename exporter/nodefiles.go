@@ -158,7 +158,7 @@ func (c *capture) consult(ctx context.Context) {
 	c.keep()
 	_, err := c.fetch(ctx)
 	switch old := c.kept; {
-	case err == nil && (!old.had() || old.nextRuns && !old.own || c.log.Bytes() >= old.log.Bytes() || c.mends(old)):
+	case err == nil && c.replaces(old):
 		if old.had() && old.tail.State == bundle.Proven && c.log.EndsWith(old.log) {
 			c.tail, c.quiet = old.tail, old.quiet
 		}
@@ -170,6 +170,12 @@ func (c *capture) consult(ctx context.Context) {
 		c.reset()
 		c.held, c.kept = *old, nil
 	}
+}
+
+// replaces says whether what was read from the node is taken in place of what the API gave.
+func (c *capture) replaces(old *held) bool {
+	longer := !old.had() || old.nextRuns && !old.own || c.log.Bytes() >= old.log.Bytes()
+	return longer || c.mends(old) || c.judge(c.run.now()).Complete
 }
 
 // mends says whether what was read from the node covers what the API gave, and has no hole where that has one, or may

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -107,12 +108,17 @@ func TestNodeFiles(t *testing.T) {
 	}
 }
 
-// A read has a line twice that was written once, and the next one shows that it lies: the files are read instead, and
-// do not vouch for it.
+// A read has a line twice that was written once, and the next one shows that it lies, or there is none: the files are
+// read instead, and do not vouch for it.
 func TestNodeFilesInPlaceOfALie(t *testing.T) {
 	t.Parallel()
-	for _, mode := range []NodeLogs{NodeLogsRecover, NodeLogsPrefer} {
-		t.Run(string(mode), func(t *testing.T) {
+	for how, tt := range map[string]struct {
+		mode    NodeLogs
+		refuses bool
+	}{
+		"recover": {mode: NodeLogsRecover}, "prefer": {mode: NodeLogsPrefer}, "no further read": {NodeLogsRecover, true},
+	} {
+		t.Run(how, func(t *testing.T) {
 			t.Parallel()
 			w, n := newWorld(t), newNode(t)
 			pod, c := w.pod("twice")
@@ -123,15 +129,21 @@ func TestNodeFilesInPlaceOfALie(t *testing.T) {
 			c.Print(at.Add(time.Microsecond), "b\n")
 			c.Exit()
 			exit(pod, 0)
-			pod.Status.ContainerStatuses[0].State.Terminated.FinishedAt = metav1.NewTime(at)
-			w.kube.NextLogs(func(h kubetest.LogHandler) kubetest.LogHandler {
-				return func(rw http.ResponseWriter, r *http.Request) {
-					h(rw, r)
+			pod.Status.ContainerStatuses[0].State.Terminated.FinishedAt = metav1.NewTime(at.Add(2 * time.Second))
+			var asked atomic.Int32
+			w.kube.Log(pod.Namespace, pod.Name, "app", func(rw http.ResponseWriter, r *http.Request) {
+				first := asked.Add(1) == 1
+				if !first && tt.refuses {
+					kubetest.Status(rw, http.StatusInternalServerError, metav1.StatusReasonInternalError, "pods", "no")
+					return
+				}
+				c.Serve(rw, r)
+				if first {
 					_, _ = rw.Write([]byte(kubetest.Stamp(at.Add(time.Microsecond)) + " b\n"))
 				}
 			})
 			w.kube.SetPod(pod)
-			w.start(n.use(mode))
+			w.begin(func(e *Exporter) { e.lostAfter = time.Second }, n.use(tt.mode))
 			rec := w.await(1)[0]
 			if got := words(w.text(rec)); got != "a b" || !rec.Verdict.Complete {
 				t.Errorf("log %q, verdict %+v, reads %+v", got, rec.Verdict, rec.Capture.Reads)

@@ -69,22 +69,36 @@ func TestGracefulDeletesOneByOne(t *testing.T) {
 		time.Sleep(time.Second)
 	}
 	for name, b := range buckets {
-		complete := 0
+		complete, doubted := 0, 0
 		for _, rec := range c.ended(b, pods) {
 			if got := c.said(b, rec); got != "hello goodbye" {
 				t.Errorf("%s: %s: log %q", name, rec.Pod.Name, got)
 			}
 			if rec.Verdict.Complete {
 				complete++
-			} else {
-				t.Logf("%s: %s: %+v, reads %+v, texts %q", name, rec.Pod.Name, rec.Verdict.Tail, rec.Capture.Reads, rec.Capture.KubeletErrors)
+				continue
+			}
+			t.Logf("%s: %s: %+v, reads %+v, texts %q", name, rec.Pod.Name, rec.Verdict.Tail, rec.Capture.Reads, rec.Capture.KubeletErrors)
+			if servedClean(rec) > 1 {
+				doubted++
 			}
 		}
 		t.Logf("%s: %d of %d complete", name, complete, pods)
-		if complete < pods*3/4 { // how often the kubelet is quicker is the machine's choice
-			t.Errorf("%s: %d of %d complete", name, complete, pods)
+		// How often the kubelet is quicker is the machine's choice. Then it serves the log once.
+		if complete < pods/2 || doubted > pods/4 {
+			t.Errorf("%s: %d of %d complete, and %d more were served twice", name, complete, pods, doubted)
 		}
 	}
+}
+
+// servedClean is how many reads of a log have come to a clean end.
+func servedClean(rec *bundle.Record) (n int) {
+	for _, read := range rec.Capture.Reads {
+		if read.Result == "ok" {
+			n++
+		}
+	}
+	return n
 }
 
 // 10 pods that crash at once and restart: every run has one record, and the log of the right run.

@@ -67,7 +67,7 @@ exports:
 		}
 		return n
 	}
-	c.create(shell("chatty", `trap 'echo "last $i"; exit 0' TERM; i=0; while :; do i=$((i+1)); echo $i; /bin/busybox sleep 0.05; done`),
+	c.create(shell("chatty", `trap 'echo "last $i"; /bin/busybox sleep 2; exit 0' TERM; i=0; while :; do i=$((i+1)); echo $i; /bin/busybox sleep 0.05; done`),
 		shell("open", "sleep 8; echo inside"), shell("outside", "sleep 8; echo outside"))
 	for kill := range 3 {
 		cmd := start()
