@@ -158,7 +158,7 @@ func (c *capture) consult(ctx context.Context) {
 	c.keep()
 	_, err := c.fetch(ctx)
 	switch old := c.kept; {
-	case err == nil && c.replaces(old):
+	case err == nil && (!old.had() || old.nextRuns && !old.own || c.log.Bytes() >= old.log.Bytes() || c.mends(old)):
 		if old.had() && old.tail.State == bundle.Proven && c.log.EndsWith(old.log) {
 			c.tail, c.quiet = old.tail, old.quiet
 		}
@@ -172,17 +172,11 @@ func (c *capture) consult(ctx context.Context) {
 	}
 }
 
-// replaces says whether what was read from the node is taken in place of what the API gave.
-func (c *capture) replaces(old *held) bool {
-	longer := !old.had() || old.nextRuns && !old.own || c.log.Bytes() >= old.log.Bytes()
-	return longer || c.mends(old) || c.judge(c.run.now()).Complete
-}
-
-// mends says whether what was read from the node covers what the API gave, and has no hole where that has one, or may
-// have a line that nobody wrote: a line that was cut at a hole, or that came twice, makes it the longer one.
+// mends says whether what was read from the node covers what the API gave, and is known to be whole, or has no hole where
+// that has one, or a line that nobody wrote: a line that was cut at a hole, or that came twice, makes it the longer one.
 func (c *capture) mends(old *held) bool {
-	return (old.middle.State != bundle.Proven || old.differs) && c.node != nil && c.node.Middle &&
-		!c.log.First().After(old.log.First()) && !c.log.Last().Before(old.log.Last())
+	covers := c.node != nil && c.node.Middle && !c.log.First().After(old.log.First()) && !c.log.Last().Before(old.log.Last())
+	return covers && (old.middle.State != bundle.Proven || old.differs || c.judge(c.run.now()).Complete)
 }
 
 // salvage reads the files of a run that the API cannot name any more, as long as they are there. The
