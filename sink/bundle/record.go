@@ -160,7 +160,8 @@ const (
 	CauseNotWitnessed Cause = "not_witnessed"
 	// CauseTailUnproven: the closing checks could not run.
 	CauseTailUnproven Cause = "tail_unproven"
-	// CauseJoinFailed: two reads of the log do not overlap, or a segment that was stored before is no longer there.
+	// CauseJoinFailed: two reads of the log do not overlap or contradict each other, or a segment that was stored before is
+	// no longer there.
 	CauseJoinFailed Cause = "join_failed"
 	// CauseKubeletError: the kubelet answered with an error in place of the log, to the end.
 	CauseKubeletError Cause = "kubelet_error"
