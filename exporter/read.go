@@ -260,13 +260,12 @@ func (c *capture) readEnd(ctx context.Context) (more int64) {
 
 // judgeEnd judges the tail by a closing read that came to a clean end; before is how much was held.
 func (c *capture) judgeEnd(req podlog.Request, res podlog.Result, before int64) (proven bool) {
-	whole := before > 0 && req.Since.IsZero() && c.alignable() && !c.rotatable() && c.middle.State == bundle.Proven
 	switch {
 	case !c.reached(res):
 		c.tail.Evidence = []string{"the closing read ended before what is held"}
 	case res.Appended > 0:
 		c.tail.Evidence = []string{fmt.Sprintf("every closing read brought more; the last one %d bytes", res.Appended)}
-	case whole && !res.Aligned: // one of the reads lies
+	case before > 0 && req.Since.IsZero() && !res.Aligned && c.alignable() && !c.rotatable() && c.middle.State == bundle.Proven: // one of the reads lies
 		c.tail.Evidence = []string{"the closing read, of the whole log, does not begin as what is held"}
 	case res.Join == podlog.JoinExact, res.Join == podlog.JoinEmpty && before == 0:
 		c.aligned = res.Aligned

@@ -50,13 +50,12 @@ func TestTrapCutWhereThePollEnded(t *testing.T) {
 	t.Parallel()
 	w := newTrapped(t, nil)
 	pod, c := w.pod("polled")
+	pod.Spec.RestartPolicy = corev1.RestartPolicyNever // so that nobody asks whose log it is
 	first := time.Now()
 	c.Print(first, "first\n")
 	w.kube.SetPod(pod)
-	w.begin(func(e *Exporter) { e.nodes.live = 0 }, func(o *Options) { o.Metrics, o.Capture = w.metrics, CaptureLive })
-	polled := func() bool { return len(w.kube.Requests("timestamps=true")) > len(w.kube.Requests("limitBytes=")) }
-	w.until("a poll", polled)
-	<-time.After(100 * time.Millisecond)
+	e := w.begin(func(e *Exporter) { e.nodes.live = 0 }, func(o *Options) { o.Metrics, o.Capture = w.metrics, CaptureLive })
+	w.arrived(e)
 	log := kubetest.Stamp(first) + " first\n"
 	w.kube.NextLogs(kubetest.EndAfter(len(log), ""))
 	last := time.Now()
@@ -64,10 +63,8 @@ func TestTrapCutWhereThePollEnded(t *testing.T) {
 	c.Exit()
 	exit(pod, 0)
 	w.kube.SetPod(pod)
-	w.honest(log + kubetest.Stamp(last) + " last\n")
-	if rec := w.records()[0]; !rec.Verdict.Complete {
-		t.Errorf("the next read is honest, and the record is not complete: %+v", rec.Verdict)
-	}
+	w.want(w.await(1)[0], log+kubetest.Stamp(last)+" last\n") // the next read is honest
+	w.account()
 }
 
 // The only stream of a log was cut before it brought anything, and the container was removed before the next one:
