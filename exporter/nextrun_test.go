@@ -375,3 +375,32 @@ func TestStreamThenAnotherByName(t *testing.T) {
 	w.kube.SetPod(pod)
 	w.hasFirst(0)
 }
+
+// A stream has brought the whole log of the run, and the next one was refused, for it brought another's: the next run has
+// died already. The status tells of its start only, so the kubelet's previous log is not the one that the status means.
+func TestRefusedStreamThenAnotherByName(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	pod, c := w.pod("loop")
+	start := justStarted(pod)
+	w.kube.SetPod(pod)
+	e := w.start(live)
+	w.until("a stream", func() bool { return c.Following() > 0 })
+	c.Print(start.Add(300*time.Millisecond), firstWords)
+	w.arrived(e)
+	w.kube.Log("shop", pod.Name, "app", inBackOff(c))
+	c.Exit()
+	c.Restart()
+	c.Print(start.Add(700*time.Millisecond), "another's\n")
+	c.Exit()
+	w.until("a second stream", func() bool { return len(w.kube.Requests("follow=true")) > 1 })
+	<-time.After(200 * time.Millisecond)
+	s := &pod.Status.ContainerStatuses[0]
+	s.State = crashed(c.ID(0), start, start)
+	restart(pod, c)
+	s.State.Running.StartedAt = metav1.NewTime(start)
+	w.kube.SetPod(pod)
+	if rec := w.final(0); rec.Verdict.Complete || rec.Lines != 1 || !strings.HasSuffix(w.text(rec), firstWords) {
+		t.Errorf("log %q, verdict %+v, reads %+v", w.text(rec), rec.Verdict, rec.Capture.Reads)
+	}
+}

@@ -324,7 +324,7 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 	}
 	c.own = c.vouches(req, res)
 	if errors.Is(err, podlog.ErrHole) {
-		c.makeCertain(ctx)
+		c.makeCertain(ctx, res)
 		return res, false
 	}
 	c.certain, c.doubted = false, time.Time{}

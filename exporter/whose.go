@@ -178,7 +178,7 @@ func (c *capture) otherLog(ctx context.Context, asked moment, res podlog.Result)
 		c.tail.Evidence = []string{"the container restarted before the closing read"}
 		return 0
 	}
-	if next, told := c.run.now().successor(c.run.id); told && !res.HoleBefore.Before(next.startedAt) {
+	if c.run.now().succeededBy(c.run.id, res.HoleBefore) {
 		c.tail.Evidence = []string{"what the kubelet serves by the run's name does not continue what is held, and may be the next run's"}
 		return 0
 	}
@@ -212,21 +212,24 @@ func (c *capture) awaitMove(ctx context.Context) {
 // continue what is held. If the container has restarted, the status will say so in a moment, or, on a busy
 // cluster, later; then the kubelet calls this run's log the previous one. If another pod has the name, the
 // pod says so. Only if it was ours after all are lines missing, and the next read may leave a hole.
-func (c *capture) makeCertain(ctx context.Context) {
+func (c *capture) makeCertain(ctx context.Context, refused podlog.Result) {
 	if !c.run.now().dying { // of a dying pod no container restarts, and its log will not wait
 		c.awaitEnd(ctx, endWait)
 	}
 	c.seePod(ctx)
-	m := c.run.now()
+	if c.doubted.IsZero() {
+		c.doubted = time.Now()
+	}
+	m, told := c.run.now(), time.Since(c.doubted) > c.e.statusWait // for no status is late for so long
 	switch {
 	case m.podGone, m.slot == slotNone, c.podError() != nil, c.replaced:
 		return
-	case m.slot == slotPrevious, m.dying: // the next read is by name, or there is no next run
+	case m.slot == slotPrevious: // the next read is by name, but the kubelet may be a run further than that
+		c.certain = told || !m.succeededBy(c.run.id, refused.HoleBefore)
+		return
+	case m.dying: // there is no next run
 		c.certain = true
 		return
-	}
-	if c.doubted.IsZero() {
-		c.doubted = time.Now()
 	}
 	b := c.glimpse(ctx, true)
 	switch {
@@ -234,8 +237,8 @@ func (c *capture) makeCertain(ctx context.Context) {
 		c.certain = true
 	case b.own, !b.first.IsZero() && !b.first.After(c.log.Last()):
 		c.replaced = true
-	default: // it cannot be told, but no status is late for so long
-		c.certain = time.Since(c.doubted) > c.e.statusWait
+	default: // it cannot be told
+		c.certain = told
 	}
 }
 
