@@ -152,13 +152,16 @@ func TestStatusLateByABackOff(t *testing.T) {
 
 // inBackOff serves a container's log, as that of a run which waits to be started again: it is the previous one, too.
 func inBackOff(c *kubetest.Container) kubetest.LogHandler {
-	return func(rw http.ResponseWriter, r *http.Request) {
-		q := r.URL.Query()
-		q.Del("previous")
-		r = r.Clone(r.Context())
-		r.URL.RawQuery = q.Encode()
-		c.Serve(rw, r)
-	}
+	return func(rw http.ResponseWriter, r *http.Request) { c.Serve(rw, asCurrent(r)) }
+}
+
+// asCurrent asks for the current log, whatever was asked for.
+func asCurrent(r *http.Request) *http.Request {
+	q := r.URL.Query()
+	q.Del("previous")
+	r = r.Clone(r.Context())
+	r.URL.RawQuery = q.Encode()
+	return r
 }
 
 // While the status is waited for, the pod is replaced by another one of its name, which the watch does not tell either:

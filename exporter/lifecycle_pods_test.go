@@ -25,15 +25,18 @@ type vessel struct {
 	n       int // of the pod
 	pod     *corev1.Pod
 	rotates bool
-	all     bool     // a container's end may restart all of them
-	files   []string // of the current run, the oldest first
-	size    int      // of the newest
+	all     bool          // a container's end may restart all of them
+	files   []string      // of the current run, the oldest first
+	size    int           // of the newest
+	late    time.Duration // its status, of a run's end and the next one's start
 
 	mu      sync.Mutex
+	waiting []*corev1.Pod // statuses that are not told yet
 	c       *kubetest.Container
 	run     int
 	began   time.Time
 	ended   time.Time
+	waits   bool       // in a back-off: the kubelet calls the run that has ended the previous one, too
 	lies    *rand.Rand // about what is asked for
 	honest  bool       // the next answer must be
 	done    []string
@@ -48,6 +51,9 @@ func (k *cluster) newVessel(name string, i, again int) *vessel {
 	v.pod.UID = types.UID(fmt.Sprintf("0b54cd8c-0000-4000-8000-%012x", 1+v.n))
 	if v.all {
 		restartsAllContainers(v.pod)
+	}
+	if r.IntN(2) == 0 {
+		v.late = time.Duration(r.IntN(4000)) * time.Millisecond
 	}
 	k.mu.Lock()
 	k.pods = append(k.pods, v)
@@ -71,6 +77,31 @@ func (v *vessel) status() *corev1.ContainerStatus { return &v.pod.Status.Contain
 
 func (v *vessel) tell() { v.k.kube.SetPod(v.pod) }
 
+// tellLate tells the status as it is now, in its turn.
+func (v *vessel) tellLate() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.waiting = append(v.waiting, v.pod.DeepCopy())
+	time.AfterFunc(v.late, func() {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		if len(v.waiting) > 0 {
+			v.k.kube.SetPod(v.waiting[0])
+			v.waiting = v.waiting[1:]
+		}
+	})
+}
+
+// catchUp tells of all that was not told yet, or leaves that out, as a kubelet does that has something newer to tell.
+func (v *vessel) catchUp() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if len(v.waiting) > 0 && v.r.IntN(2) == 0 {
+		v.tell()
+	}
+	v.waiting = nil
+}
+
 // live is the pod's whole life.
 func (v *vessel) live() {
 	v.k.kube.Log(v.pod.Namespace, v.pod.Name, "app", v.serve)
@@ -89,6 +120,7 @@ func (v *vessel) live() {
 			v.rotate()
 		}
 	}
+	v.catchUp()
 	v.die()
 	if again := v.n%10 + 1; again < 3 && v.r.IntN(2) == 0 { // another pod gets the name
 		next := v.k.newVessel(v.pod.Name, v.n/10, again)
@@ -166,15 +198,15 @@ func (v *vessel) restart() {
 	if v.r.IntN(2) == 0 {
 		v.pause(1000)
 		s.State = dead
-		v.tell()
+		v.tellLate()
 	}
 	v.pause(300)
-	if v.run > 0 { // a back-off
-		<-time.After(time.Until(v.ended.Add(1100 * time.Millisecond)))
+	if v.run > 0 {
+		v.backOff()
 	}
 	all := v.all && v.r.IntN(2) == 0
 	v.mu.Lock()
-	v.ended, v.run = time.Time{}, v.run+1
+	v.ended, v.waits, v.run = time.Time{}, false, v.run+1
 	if all {
 		v.c = v.container(v.run)
 	} else {
@@ -192,9 +224,9 @@ func (v *vessel) restart() {
 	v.begins()
 	v.print()
 	v.pause(1500)
-	if v.r.IntN(3) == 0 && !all {
+	if v.r.IntN(3) == 0 && !all && s.State.Waiting == nil {
 		s.State = dead
-		v.tell()
+		v.tellLate()
 		v.pause(500)
 	}
 	s.LastTerminationState = dead
@@ -202,7 +234,19 @@ func (v *vessel) restart() {
 		s.LastTerminationState = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 137, Reason: "RestartingAllContainers"}}
 	}
 	s.RestartCount, s.ContainerID, s.State = int32(v.run), v.id(v.run), v.running()
-	v.tell()
+	v.tellLate()
+}
+
+// backOff waits as long as a kubelet may wait at least before a third run, and may tell of that.
+func (v *vessel) backOff() {
+	v.mu.Lock()
+	v.waits = true
+	v.mu.Unlock()
+	if s := v.status(); s.State.Terminated != nil && v.r.IntN(2) == 0 {
+		backsOff(s)
+		v.tellLate()
+	}
+	<-time.After(time.Until(v.ended.Add(leastBackOff + 100*time.Millisecond)))
 }
 
 // die ends the pod in one of the ways in which pods end.
@@ -276,6 +320,9 @@ func (v *vessel) serve(rw http.ResponseWriter, r *http.Request) {
 	if v.honest = how >= 0 && how < 5; how >= 0 {
 		v.done = append(v.done, fmt.Sprintf("%s: %d, %d", r.URL.RawQuery, how, n))
 	}
+	if v.waits {
+		r = asCurrent(r)
+	}
 	v.mu.Unlock()
 	if v.k.cut.Load() {
 		kubetest.Unreachable()(nil)(rw, r)
@@ -300,6 +347,34 @@ func (v *vessel) serve(rw http.ResponseWriter, r *http.Request) {
 		kubetest.Unreachable()(nil)(rw, r)
 	default:
 		c.Serve(rw, r)
+	}
+}
+
+// checkLines checks that a record, complete or not, has lines of one run only: of which one it may not know.
+func (k *cluster) checkLines(rec *bundle.Record) {
+	stamps := make(map[string]string)
+	for _, v := range k.pods {
+		if v.pod.Name != rec.Pod.Name {
+			continue
+		}
+		for run, text := range v.printed {
+			for line := range strings.Lines(text) {
+				stamp, _, _ := strings.Cut(line, " ")
+				stamps[stamp] = fmt.Sprintf("run %d of %s", run, v.pod.UID)
+			}
+		}
+	}
+	first := ""
+	for line := range strings.Lines(k.text(rec)) {
+		stamp, _, _ := strings.Cut(line, " ")
+		switch of := stamps[stamp]; {
+		case of == "" || of == first: // or it was cut within its stamp
+		case first == "":
+			first = of
+		default:
+			k.t.Errorf("run %d of %s %s has lines of %s and of %s\nverdict %+v\nreads %+v", rec.Container.RestartCount, rec.Pod.Name, rec.Pod.UID, first, of, rec.Verdict, rec.Capture.Reads)
+			return
+		}
 	}
 }
 

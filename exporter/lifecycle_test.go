@@ -368,6 +368,7 @@ func (k *cluster) check() {
 			k.t.Errorf("%d records of %v: %+v and %+v", len(recs), run, recs[0], recs[1])
 		}
 		for _, rec := range recs {
+			k.checkLines(rec)
 			if rec.Verdict.Complete {
 				complete++
 				k.checkComplete(rec)
