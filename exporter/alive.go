@@ -61,14 +61,15 @@ func (e *Exporter) seenAlive(r *run) {
 	}
 }
 
-// noteDead notes a run that had ended when it was first seen: this process may end before it has a record, and the pod
-// be gone when the next one starts.
-func (c *capture) noteDead(m moment) {
-	if !c.run.firstSeenDead || c.e.ledger == nil {
+// noteDead notes a run that had ended when it was first seen, or was never seen: this process may end before it has a
+// record, and the pod be gone when the next one starts.
+func (e *Exporter) noteDead(r *run, m moment) {
+	if e.ledger == nil || !r.firstSeenDead && !r.unseen {
 		return
 	}
-	if err := c.e.ledger.add(entryOf(c.run, m.pod)); err != nil {
-		c.e.log.Warn("cannot note a run that has ended; if its pod vanishes while no exporter runs it may get no record", c.attrs("err", err)...)
+	if err := e.ledger.add(entryOf(r, m.pod)); err != nil {
+		e.log.Warn("cannot note a run that has ended; if its pod vanishes while no exporter runs it may get no record",
+			"namespace", m.pod.namespace, "pod", m.pod.name, "container", r.id.container, "restart", r.restart, "err", err)
 	}
 }
 

@@ -111,6 +111,9 @@ func (e *Exporter) begin(r *run, p priority) bool {
 	if d == selection.No {
 		return false
 	}
+	if r.missed { // others wait for their turn: a start shows all that have ended
+		e.noteDead(r, m)
+	}
 	c := e.newCapture(r, x, d == selection.Maybe)
 	switch {
 	case m.ended():

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -223,5 +224,42 @@ func TestStopKeepsWhatWaits(t *testing.T) {
 	w.run(nil)
 	if rec := w.await(1)[0]; !strings.HasSuffix(w.text(rec), " last words\n") {
 		t.Errorf("log %q, verdict %+v", w.text(rec), rec.Verdict)
+	}
+}
+
+// A status tells of runs that came and went since the one before, and of the one that goes on. The exporter is killed
+// before it could read any of them, and the pod is gone when the next one starts: each has a record.
+func TestKilledBeforeMissedRunsAreRead(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	loop, c := w.pod("loop")
+	w.kube.SetPod(loop)
+	e := w.start(func(o *Options) { o.Reads = 2; o.Grace = 10 * time.Millisecond })
+	w.until("the first run to be known", func() bool { return len(e.tracker.running()) == 1 })
+	hangs := func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+	for _, name := range []string{"busy-1", "busy-2"} { // take all places
+		pod, _ := w.pod(name)
+		exit(pod, 1)
+		w.kube.Log(pod.Namespace, name, "app", hangs)
+		w.kube.SetPod(pod)
+		w.until("a read", func() bool { return len(w.kube.Requests(name+"/log")) > 0 })
+	}
+	s := &loop.Status.ContainerStatuses[0]
+	s.RestartCount, s.LastTerminationState, s.ContainerID = 3, crashed(c.ID(2), time.Now(), time.Now()), c.ID(3)
+	w.kube.SetPod(loop)
+	w.until("four runs to be known", func() bool {
+		e.tracker.mu.Lock()
+		defer e.tracker.mu.Unlock()
+		return len(e.tracker.pods[podKey{loop.Namespace, loop.Name, loop.UID}].runs) == 4
+	})
+	w.killedNow(e)
+	w.kube.DeletePod(loop.Namespace, loop.Name)
+	w.start(nil)
+	for restart := range int32(4) {
+		w.until(fmt.Sprintf("the record of restart %d", restart), func() bool {
+			return slices.ContainsFunc(w.records(), func(rec *bundle.Record) bool {
+				return rec.Pod.Name == loop.Name && rec.Container.RestartCount == restart
+			})
+		})
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -31,10 +32,10 @@ const writeAgain = time.Second
 // syncWithin is how soon what was noted is on the disk.
 const syncWithin = time.Second
 
-// ledger is the durable list of the runs that were seen alive and have no record yet. A run that is
-// still in it when a new process starts, and that the cluster no longer shows, ended unseen: it gets
+// ledger is the durable list of the runs that were seen, or are known by a restart count, and have no record yet. A run
+// that is still in it when a new process starts, and that the cluster no longer shows, ended unseen: it gets
 // a record. It also holds the restart counts of the containers whose runs have theirs. The file is a journal: a
-// line for each run that was seen alive, a line for each that got its record, a line for each snapshot of one that
+// line for each run that was seen, a line for each that got its record, a line for each snapshot of one that
 // goes on. Only the last are synced to disk one by one, because what was stored is continued from there; the others
 // survive the end of the process, and a crash of the whole machine costs those of the last second: records of lost
 // logs, no log.
@@ -104,7 +105,7 @@ func entryOf(r *run, pod *podInfo) ledgerEntry {
 // run returns the pod and the run as a tracker takes them.
 func (l ledgerEntry) run() (*podInfo, view) {
 	pod := &podInfo{namespace: l.Namespace, name: l.Pod, uid: l.UID, mirror: l.Mirror, labels: flat(l.Labels), owners: l.Owners, loose: l.Loose, node: l.Node, hostIP: l.HostIP}
-	v := view{id: l.id(), kind: l.Type, restart: l.RestartCount, image: l.Image, imageID: l.ImageID}
+	v := view{id: l.id(), unseen: strings.HasPrefix(l.ContainerID, unseenID), kind: l.Type, restart: l.RestartCount, image: l.Image, imageID: l.ImageID}
 	if l.StartedAt != nil {
 		v.startedAt = *l.StartedAt
 	}

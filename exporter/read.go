@@ -44,7 +44,7 @@ func (c *capture) read(ctx context.Context) {
 		c.finish()
 		return
 	}
-	c.noteDead(m)
+	c.e.noteDead(c.run, m)
 	if !c.takeUp(ctx) {
 		c.again(c.read)
 		return

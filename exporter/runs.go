@@ -17,6 +17,9 @@ type runID struct {
 	containerID string
 }
 
+// unseenID begins what stands for the container ID of a run that a restart count has passed over.
+const unseenID = "unseen/"
+
 // slot tells how the kubelet can be asked for a run: requests name a container, not a run.
 type slot int
 

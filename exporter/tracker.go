@@ -85,6 +85,7 @@ type run struct {
 	tracker       *tracker
 	pod           *podState
 	firstSeenDead bool // it had ended when it was first seen: somebody may have archived it before
+	missed        bool // it began and ended between two sights of its pod
 
 	begun    bool          // handed to work
 	hurried  bool          // handed to work again, because its pod began to be deleted
@@ -137,7 +138,7 @@ func (t *tracker) observe(pod *podInfo, deleted bool) {
 	if deleted && ps.earlierMirror(pod) {
 		return
 	}
-	recalled := ps.remembered && !deleted
+	recalled, known := ps.remembered && !deleted, ps.pod != nil
 	if recalled {
 		ps.remembered = false
 		ps.countFrom(pod)
@@ -162,7 +163,7 @@ func (t *tracker) observe(pod *podInfo, deleted bool) {
 		r := ps.run(v.id)
 		if r == nil {
 			r = t.newRun(ps, v)
-			r.recalled = recalled && v.unseen
+			r.recalled, r.missed = recalled && v.unseen, known && (v.unseen || v.term != nil)
 		}
 		r.slot = v.slot
 		if v.term != nil {
@@ -256,7 +257,7 @@ func (ps *podState) unseen(pod *podInfo) []view {
 				continue
 			}
 			missing = append(missing, view{
-				id:     runID{podUID: pod.uid, container: name, containerID: "unseen/" + strconv.Itoa(int(n))},
+				id:     runID{podUID: pod.uid, container: name, containerID: unseenID + strconv.Itoa(int(n))},
 				unseen: true, kind: v.kind, image: v.image, restart: n,
 			})
 		}
