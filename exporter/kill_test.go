@@ -247,11 +247,7 @@ func TestKilledBeforeMissedRunsAreRead(t *testing.T) {
 	s := &loop.Status.ContainerStatuses[0]
 	s.RestartCount, s.LastTerminationState, s.ContainerID = 3, crashed(c.ID(2), time.Now(), time.Now()), c.ID(3)
 	w.kube.SetPod(loop)
-	w.until("four runs to be known", func() bool {
-		e.tracker.mu.Lock()
-		defer e.tracker.mu.Unlock()
-		return len(e.tracker.pods[podKey{loop.Namespace, loop.Name, loop.UID}].runs) == 4
-	})
+	w.until("four runs to be known", func() bool { return knownRuns(e, loop) == 4 })
 	w.killedNow(e)
 	w.kube.DeletePod(loop.Namespace, loop.Name)
 	w.start(nil)
@@ -262,4 +258,14 @@ func TestKilledBeforeMissedRunsAreRead(t *testing.T) {
 			})
 		})
 	}
+}
+
+// knownRuns returns how many runs of a pod an exporter knows.
+func knownRuns(e *Exporter, pod *corev1.Pod) int {
+	e.tracker.mu.Lock()
+	defer e.tracker.mu.Unlock()
+	if ps := e.tracker.pods[podKey{pod.Namespace, pod.Name, pod.UID}]; ps != nil {
+		return len(ps.runs)
+	}
+	return 0
 }

@@ -299,6 +299,9 @@ func (c *capture) takeLeftover(ctx context.Context, left *leftover, byStamp bool
 	if left.apart() && c.earlier != nil {
 		lines := bufio.NewReaderSize(text, 64<<10)
 		first := firstStamp(lines)
+		if m := c.run.now(); first.After(c.log.Last()) && (m.endedBefore(first) || !m.next.IsZero() && !first.Before(m.next)) {
+			return nil // the status was late, and it is the next run's
+		}
 		again = c.out.inKey() && (first.IsZero() || first.After(c.keyFrom())) // it may go on in the key, and show no BEGIN
 		text = linesSince(lines, c.since())
 	} else if c.earlier != nil {
@@ -332,7 +335,7 @@ func (c *capture) takeLeftover(ctx context.Context, left *leftover, byStamp bool
 		}
 		return nil
 	}
-	if t := c.run.now().term; c.earlier == nil && !c.resumed && t != nil && !t.FinishedAt.IsZero() && c.log.First().After(t.FinishedAt.Add(time.Second)) {
+	if c.earlier == nil && !c.resumed && c.run.now().endedBefore(c.log.First()) {
 		// A stream that was opened for this run and brought its successor's log, before the status told.
 		c.reset()
 		c.tookUp = true

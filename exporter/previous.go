@@ -57,7 +57,7 @@ func (m moment) successorMayBegin(at, first time.Time) bool {
 		return false
 	}
 	if first.IsZero() {
-		return at.After(m.term.FinishedAt.Add(time.Second))
+		return m.endedBefore(at)
 	}
 	return at.After(first) && !at.Before(m.term.FinishedAt.Time)
 }

@@ -4,12 +4,15 @@ import (
 	"context"
 	"io"
 	"iter"
+	"net/http"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kubelogexporter/kubelogexporter/exporter/kubetest"
 	"github.com/kubelogexporter/kubelogexporter/sink"
@@ -143,4 +146,46 @@ func TestRejoin(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A part of the log is stored. While the store is away the pod begins to die, and the stream that is opened then brings
+// the next run's log, for the status tells late of a restart. The exporter stops, and another one comes to know of that run,
+// and is killed. What the first one has left is not put behind what is stored.
+func TestRejoinNotTheNextRun(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	pod, c := w.pod("late")
+	start := justStarted(pod)
+	c.Print(start.Add(300*time.Millisecond), firstWords)
+	w.kube.SetPod(pod)
+	store := &absent{Bucket: w.bucket}
+	stored := func(o *Options) { o.Bucket, o.Grace = store, 10*time.Millisecond }
+	e := w.synced(stored)
+	if err := e.Sweep(t.Context(), "all"); err != nil {
+		t.Fatal(err)
+	}
+	w.await(1)
+	store.away.Store(true)
+	c.Exit()
+	c.Restart()
+	c.Print(start.Add(1500*time.Millisecond), "another's\n")
+	w.dies(pod)
+	w.until("a stream", func() bool { return c.Following() > 0 })
+	w.arrived(e)
+	w.stop()
+	if drafts, err := filepath.Glob(filepath.Join(w.spool, ".tmp", "*")); err != nil || len(drafts) == 0 {
+		t.Fatalf("nothing is left of the stream: %v", err)
+	}
+	w.kube.Log("shop", pod.Name, "app", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	pod.Status.ContainerStatuses[0].State = crashed(c.ID(0), start, start.Add(time.Second))
+	restart(pod, c)
+	pod.Status.ContainerStatuses[0].State.Running.StartedAt = metav1.NewTime(start.Add(time.Second))
+	w.kube.SetPod(pod)
+	e = w.start(stored)
+	w.until("the next run to be known", func() bool { return knownRuns(e, pod) == 2 })
+	w.killedNow(e)
+	w.kube.DeletePod(pod.Namespace, pod.Name)
+	store.away.Store(false)
+	w.start(stored)
+	w.hasFirst(0)
 }

@@ -114,3 +114,28 @@ func (m moment) ended() bool { return m.term != nil || !m.reachable() }
 
 // reachable says whether the kubelet may serve the run's log.
 func (m moment) reachable() bool { return !m.podGone && m.slot != slotNone }
+
+// nextStart returns when the first later run of the container began that is known. The tracker's lock is held.
+func (r *run) nextStart() (at time.Time) {
+	for _, o := range r.pod.runs {
+		later := o.id.container == r.id.container && o.restart > r.restart && !o.startedAt.IsZero()
+		if later && (at.IsZero() || o.startedAt.Before(at)) {
+			at = o.startedAt
+		}
+	}
+	return at
+}
+
+// endedBefore says whether a stamp is from after the second in which the run is known to have ended.
+func (m moment) endedBefore(at time.Time) bool {
+	return m.term != nil && !m.term.FinishedAt.IsZero() && at.After(m.term.FinishedAt.Add(time.Second))
+}
+
+// overAt returns a time in whole seconds at which the run had ended, zero if none is known: if its end was never shown,
+// the start of a later one.
+func (m moment) overAt() time.Time {
+	if m.term != nil {
+		return m.term.FinishedAt.Time
+	}
+	return m.next
+}

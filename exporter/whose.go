@@ -174,7 +174,7 @@ func (c *capture) otherLog(ctx context.Context, asked moment, res podlog.Result)
 		c.own = !c.nextRuns
 		return c.readEnd(ctx) // by name now
 	}
-	if t := asked.term; !c.followed || c.nextRuns || t != nil && res.HoleBefore.After(t.FinishedAt.Add(time.Second)) {
+	if !c.followed || c.nextRuns || asked.endedBefore(res.HoleBefore) {
 		c.tail.Evidence = []string{"the container restarted before the closing read"}
 		return 0
 	}
@@ -287,7 +287,7 @@ func (c *capture) foreign(m moment) bool {
 	}
 	first := c.log.First()
 	from := func(t time.Time) bool { return t.IsZero() || first.IsZero() || !first.Before(t) }
-	end := m.overAt(c.run)
+	end := m.overAt()
 	if errors.Is(c.podError(), errOtherPod) && from(end) && from(c.otherSince()) {
 		return true
 	}
@@ -312,7 +312,7 @@ func (c *capture) isNext(ctx context.Context, m moment) bool {
 	if c.run.laterBegins(c.log.First()) {
 		return true
 	}
-	end := m.overAt(c.run)
+	end := m.overAt()
 	if ctx.Err() != nil || end.IsZero() || c.log.First().Before(end) {
 		return false
 	}
@@ -332,20 +332,6 @@ func (c *capture) isOlder(ctx context.Context) bool {
 	}
 	b := c.glimpse(ctx, false)
 	return b.empty || b.first.After(c.log.First())
-}
-
-// overAt returns a time in whole seconds at which a run had ended, zero if none is known: if its end was never shown, the
-// start of a later one.
-func (m moment) overAt(r *run) (at time.Time) {
-	if m.term != nil {
-		return m.term.FinishedAt.Time
-	}
-	for _, v := range m.pod.runs {
-		if v.id.container == r.id.container && v.restart > r.restart && (at.IsZero() || v.startedAt.Before(at)) {
-			at = v.startedAt
-		}
-	}
-	return at
 }
 
 // otherSince returns a time before which the pod that has the name now cannot have written anything; zero if
