@@ -350,8 +350,12 @@ func (v *vessel) serve(rw http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// checkLines checks that a record, complete or not, has lines of one run only: of which one it may not know.
+// checkLines checks that a record, complete or not, has lines of one run only: of which one it may not know. If nobody
+// was told of the run's end, what follows a hole may be of the next one.
 func (k *cluster) checkLines(rec *bundle.Record) {
+	if rec.State.ExitCode == nil {
+		return
+	}
 	stamps := make(map[string]string)
 	for _, v := range k.pods {
 		if v.pod.Name != rec.Pod.Name {
