@@ -44,12 +44,6 @@ func (m moment) successor(id runID) (view, bool) {
 	return view{}, false
 }
 
-// succeededBy says whether a line with this stamp may be the successor's, of which the status tells.
-func (m moment) succeededBy(id runID, at time.Time) bool {
-	next, told := m.successor(id)
-	return told && !at.Before(next.startedAt)
-}
-
 // successorMayBegin says whether a stamp can be that of a successor's first line: it does not lie before the second in
 // which the run ended. One that lies before what is held cannot be, as it was seen when the run went on.
 func (m moment) successorMayBegin(at, first time.Time) bool {

@@ -131,6 +131,9 @@ func (m moment) endedBefore(at time.Time) bool {
 	return m.term != nil && !m.term.FinishedAt.IsZero() && at.After(m.term.FinishedAt.Add(time.Second))
 }
 
+// nextMayHave says whether a line with this stamp may be that of a later run that is known.
+func (m moment) nextMayHave(at time.Time) bool { return !m.next.IsZero() && !at.Before(m.next) }
+
 // overAt returns a time in whole seconds at which the run had ended, zero if none is known: if its end was never shown,
 // the start of a later one.
 func (m moment) overAt() time.Time {
