@@ -128,3 +128,36 @@ func TestClosingWithAClockAhead(t *testing.T) {
 	w.kube.SetPod(pod)
 	w.honest(fmt.Sprintf("%s first\n%s last\n", kubetest.Stamp(at), kubetest.Stamp(at.Add(time.Second))))
 }
+
+// The log's file is removed some time before its container is, and the kubelet has two sentences for that. All streams
+// had come to a clean end right before it.
+func TestFileGoneBeforeItsContainer(t *testing.T) {
+	t.Parallel()
+	for name, text := range map[string]string{
+		"no link": `failed to try resolving symlinks in path "/var/log/pods/x/app/0.log": lstat /var/log/pods/x: no such file or directory`,
+		"no file": `failed to open log file "/var/log/pods/x/app/0.log": open /var/log/pods/x/app/0.log: no such file or directory`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			pod, c := w.pod("dying")
+			start := justStarted(pod)
+			c.Print(start.Add(300*time.Millisecond), firstWords)
+			w.kube.SetPod(pod)
+			w.start(nil)
+			w.dies(pod)
+			w.until("a stream", func() bool { return c.Following() > 0 })
+			c.Exit()
+			<-time.After(200 * time.Millisecond)
+			w.kube.Log("shop", pod.Name, "app", func(rw http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(rw, text) })
+			<-time.After(2 * removalTakes)
+			c.Remove()
+			w.kube.Log("shop", pod.Name, "app", c.Serve)
+			exit(pod, 0)
+			w.kube.SetPod(pod)
+			if rec := w.final(0); !rec.Verdict.Complete {
+				t.Errorf("log %q, verdict %+v, reads %+v", w.text(rec), rec.Verdict, rec.Capture.Reads)
+			}
+		})
+	}
+}

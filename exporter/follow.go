@@ -37,8 +37,6 @@ const (
 	// measured. Whoever hears so soon after a stream's end that the container is gone knows that it had exited
 	// before that end, and so that the end was the log's.
 	removalTakes = 500 * time.Millisecond
-	// noFile is the kubelet's word for a log whose file was removed.
-	noFile = "failed to open log file "
 )
 
 // follow reads a running container's log to its end. For a pod that is being deleted the stream is
@@ -258,7 +256,7 @@ func (c *capture) stream(ctx context.Context) (ended, ok bool) {
 			return true, true
 		case !ok && res.TextKind == podlog.TextRetry && end.recent():
 			// the log's file is being removed, and the container is not yet
-			if strings.HasPrefix(res.Text, noFile) && end.gone.IsZero() {
+			if strings.HasSuffix(res.Text, noSuchFile) && end.gone.IsZero() {
 				end.gone = time.Now()
 			}
 		case !ok, !c.run.now().dying:

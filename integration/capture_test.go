@@ -29,7 +29,7 @@ func TestGracefulDeletes(t *testing.T) {
 		t.Fatal(err)
 	}
 	recs := c.await(b, pods, time.Minute)
-	complete := 0
+	complete, doubted := 0, 0
 	for _, rec := range recs {
 		text := c.text(b, rec)
 		if !bytes.HasSuffix(text, []byte(" last words\n")) {
@@ -40,13 +40,16 @@ func TestGracefulDeletes(t *testing.T) {
 		}
 		if rec.Verdict.Complete {
 			complete++
-		} else {
-			t.Logf("%s: verdict %+v, reads %+v, texts %q", rec.Pod.Name, rec.Verdict, rec.Capture.Reads, rec.Capture.KubeletErrors)
+			continue
+		}
+		t.Logf("%s: verdict %+v, reads %+v, texts %q", rec.Pod.Name, rec.Verdict, rec.Capture.Reads, rec.Capture.KubeletErrors)
+		if servedClean(rec) > 1 {
+			doubted++
 		}
 	}
 	t.Logf("%d of %d records complete", complete, len(recs))
-	if complete < pods-1 { // a busy kubelet may be quicker to remove a container than to report its exit
-		t.Errorf("%d of %d records complete", complete, len(recs))
+	if complete < pods*9/10 || doubted > 1 { // a busy kubelet may be quicker to remove a container than to serve its log twice
+		t.Errorf("%d of %d records complete, and %d more were served twice", complete, len(recs), doubted)
 	}
 	if len(recs) != pods {
 		t.Errorf("%d records for %d runs", len(recs), pods)
