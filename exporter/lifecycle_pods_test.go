@@ -31,6 +31,7 @@ type vessel struct {
 	late    time.Duration // its status, of a run's end and the next one's start
 
 	mu      sync.Mutex
+	told    *corev1.Pod   // as it was shown last
 	waiting []*corev1.Pod // statuses that are not told yet
 	c       *kubetest.Container
 	run     int
@@ -75,7 +76,19 @@ func (v *vessel) pause(most int) { <-time.After(time.Duration(v.r.IntN(most)) * 
 
 func (v *vessel) status() *corev1.ContainerStatus { return &v.pod.Status.ContainerStatuses[0] }
 
-func (v *vessel) tell() { v.k.kube.SetPod(v.pod) }
+// tell shows the pod as it is, and nothing of what was not told before.
+func (v *vessel) tell() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.waiting = nil
+	v.show(v.pod)
+}
+
+// show shows the pod as it is, or was. The lock is held.
+func (v *vessel) show(pod *corev1.Pod) {
+	v.told = pod.DeepCopy()
+	v.k.kube.SetPod(pod)
+}
 
 // tellLate tells the status as it is now, in its turn.
 func (v *vessel) tellLate() {
@@ -86,20 +99,30 @@ func (v *vessel) tellLate() {
 		v.mu.Lock()
 		defer v.mu.Unlock()
 		if len(v.waiting) > 0 {
-			v.k.kube.SetPod(v.waiting[0])
+			v.show(v.waiting[0])
 			v.waiting = v.waiting[1:]
 		}
 	})
 }
 
-// catchUp tells of all that was not told yet, or leaves that out, as a kubelet does that has something newer to tell.
-func (v *vessel) catchUp() {
+// dies begins the pod's deletion, of which nothing is late.
+func (v *vessel) dies() {
+	now := metav1.Now()
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if len(v.waiting) > 0 && v.r.IntN(2) == 0 {
-		v.tell()
+	v.pod.DeletionTimestamp, v.told.DeletionTimestamp = &now, &now
+	for _, pod := range v.waiting {
+		pod.DeletionTimestamp = &now
 	}
+	v.show(v.told)
+}
+
+// gone ends the pod's deletion.
+func (v *vessel) gone(remove func(namespace, name string)) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	v.waiting = nil
+	remove(v.pod.Namespace, v.pod.Name)
 }
 
 // live is the pod's whole life.
@@ -120,7 +143,9 @@ func (v *vessel) live() {
 			v.rotate()
 		}
 	}
-	v.catchUp()
+	if v.r.IntN(2) == 0 {
+		v.tell()
+	}
 	v.die()
 	if again := v.n%10 + 1; again < 3 && v.r.IntN(2) == 0 { // another pod gets the name
 		next := v.k.newVessel(v.pod.Name, v.n/10, again)
@@ -266,7 +291,7 @@ func (v *vessel) die() {
 	}
 	switch v.r.IntN(5) {
 	case 0, 1: // with grace
-		v.k.dies(v.pod)
+		v.dies()
 		v.pause(1500)
 		told := v.r.IntN(4) > 0
 		if exitTold(told); told {
@@ -274,7 +299,7 @@ func (v *vessel) die() {
 		}
 		removed()
 	case 2: // by force
-		v.k.kube.DeletePod(v.pod.Namespace, v.pod.Name)
+		v.gone(v.k.kube.DeletePod)
 		v.print()
 		v.pause(1500)
 		exitTold(false)
@@ -293,10 +318,10 @@ func (v *vessel) die() {
 		v.pause(3000)
 	}
 	if v.r.IntN(4) == 0 {
-		v.k.kube.DeletePodQuietly(v.pod.Namespace, v.pod.Name)
+		v.gone(v.k.kube.DeletePodQuietly)
 		v.k.kube.ExpireWatches()
 	} else {
-		v.k.kube.DeletePod(v.pod.Namespace, v.pod.Name)
+		v.gone(v.k.kube.DeletePod)
 	}
 	v.c.Remove()
 	_ = os.RemoveAll(v.k.node.runs(v.pod))

@@ -136,7 +136,7 @@ func TestRotatedLog(t *testing.T) {
 		switch v := rec.Verdict; {
 		case name == "final" && v.Head.State != bundle.Lost:
 			t.Errorf("%s: the verdict %+v does not say that the head is lost", name, v)
-		case name == "live" && !whole && rec.Lines < lines*9/10: // a rotation can cost a stream some lines, and the verdict does not deny it
+		case name == "live" && !whole && rec.Lines < lines*3/4: // two rotations in a row can cost a stream a file, and the verdict does not deny it
 			t.Errorf("%s: %d of %d lines", name, rec.Lines, lines)
 		case strings.HasSuffix(name, "prefer") && !whole && v.Head.State != bundle.Lost && (name == "prefer" || v.Middle.State == bundle.Proven):
 			// A slow node may have removed the oldest file. What a stream had missed of that it cannot give, but all the rest.
