@@ -299,7 +299,7 @@ func (c *capture) takeLeftover(ctx context.Context, left *leftover, byStamp bool
 	if left.apart() && c.earlier != nil {
 		lines := bufio.NewReaderSize(text, 64<<10)
 		first := firstStamp(lines)
-		if m := c.run.now(); first.After(c.log.Last()) && (m.endedBefore(first) || m.nextMayHave(first)) {
+		if first.After(c.log.Last()) && (c.run.now().endedBefore(first) || c.run.nextMayHave(first)) {
 			return nil // the status was late, and it is the next run's
 		}
 		again = c.out.inKey() && (first.IsZero() || first.After(c.keyFrom())) // it may go on in the key, and show no BEGIN

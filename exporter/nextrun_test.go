@@ -23,6 +23,19 @@ func justStarted(pod *corev1.Pod) (start time.Time) {
 	return start
 }
 
+// firstStreamed lets an exporter stream the first words of a run that has just begun.
+func (w *world) firstStreamed() (pod *corev1.Pod, c *kubetest.Container, start time.Time) {
+	w.t.Helper()
+	pod, c = w.pod("loop")
+	start = justStarted(pod)
+	w.kube.SetPod(pod)
+	e := w.start(live)
+	w.until("a stream", func() bool { return c.Following() > 0 })
+	c.Print(start.Add(300*time.Millisecond), firstWords)
+	w.arrived(e)
+	return pod, c, start
+}
+
 // backsOff shows that a run waits to be started again.
 func backsOff(s *corev1.ContainerStatus) {
 	s.LastTerminationState = s.State
@@ -73,13 +86,7 @@ func TestStreamThenTwoEnds(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
-			pod, c := w.pod("loop")
-			start := justStarted(pod)
-			w.kube.SetPod(pod)
-			e := w.start(live)
-			w.until("a stream", func() bool { return c.Following() > 0 })
-			c.Print(start.Add(300*time.Millisecond), firstWords)
-			w.arrived(e)
+			pod, c, start := w.firstStreamed()
 			var once sync.Once
 			w.kube.Log("shop", pod.Name, "app", func(rw http.ResponseWriter, r *http.Request) {
 				if q := r.URL.Query(); refused && q.Get("previous") == "true" && !q.Has("limitBytes") {
@@ -354,13 +361,7 @@ func TestOursByNameAfterAStreamOfTheNextRun(t *testing.T) {
 func TestStreamThenAnotherByName(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	pod, c := w.pod("loop")
-	start := justStarted(pod)
-	w.kube.SetPod(pod)
-	e := w.start(live)
-	w.until("a stream", func() bool { return c.Following() > 0 })
-	c.Print(start.Add(300*time.Millisecond), firstWords)
-	w.arrived(e)
+	pod, c, start := w.firstStreamed()
 	s := &pod.Status.ContainerStatuses[0]
 	s.State = crashed(c.ID(0), start, start)
 	w.kube.SetPod(pod)
@@ -381,13 +382,7 @@ func TestStreamThenAnotherByName(t *testing.T) {
 func TestRefusedStreamThenAnotherByName(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	pod, c := w.pod("loop")
-	start := justStarted(pod)
-	w.kube.SetPod(pod)
-	e := w.start(live)
-	w.until("a stream", func() bool { return c.Following() > 0 })
-	c.Print(start.Add(300*time.Millisecond), firstWords)
-	w.arrived(e)
+	pod, c, start := w.firstStreamed()
 	w.kube.Log("shop", pod.Name, "app", inBackOff(c))
 	c.Exit()
 	c.Restart()

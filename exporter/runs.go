@@ -115,8 +115,10 @@ func (m moment) ended() bool { return m.term != nil || !m.reachable() }
 // reachable says whether the kubelet may serve the run's log.
 func (m moment) reachable() bool { return !m.podGone && m.slot != slotNone }
 
-// nextStart returns when the first later run of the container began that is known. The tracker's lock is held.
+// nextStart returns when the first later run of the container began that is known, in whole seconds; zero if none is.
 func (r *run) nextStart() (at time.Time) {
+	r.tracker.mu.Lock()
+	defer r.tracker.mu.Unlock()
 	for _, o := range r.pod.runs {
 		later := o.id.container == r.id.container && o.restart > r.restart && !o.startedAt.IsZero()
 		if later && (at.IsZero() || o.startedAt.Before(at)) {
@@ -132,13 +134,16 @@ func (m moment) endedBefore(at time.Time) bool {
 }
 
 // nextMayHave says whether a line with this stamp may be that of a later run that is known.
-func (m moment) nextMayHave(at time.Time) bool { return !m.next.IsZero() && !at.Before(m.next) }
+func (r *run) nextMayHave(at time.Time) bool {
+	next := r.nextStart()
+	return !next.IsZero() && !at.Before(next)
+}
 
-// overAt returns a time in whole seconds at which the run had ended, zero if none is known: if its end was never shown,
+// overAt returns a time in whole seconds at which a run had ended, zero if none is known: if its end was never shown,
 // the start of a later one.
-func (m moment) overAt() time.Time {
+func (m moment) overAt(r *run) time.Time {
 	if m.term != nil {
 		return m.term.FinishedAt.Time
 	}
-	return m.next
+	return r.nextStart()
 }

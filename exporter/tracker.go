@@ -114,7 +114,6 @@ type moment struct {
 	dying   bool
 	final   bool      // the container is not started again
 	endSeen time.Time // zero while the end is not known
-	next    time.Time // when the first later run began that is known, in whole seconds; zero if none is
 	// remembered: the run is known from the ledger of an earlier process, and its pod was not seen since.
 	remembered bool
 }
@@ -472,7 +471,7 @@ func (r *run) moment() moment {
 	return moment{
 		pod: r.pod.pod, slot: r.slot, term: r.term, podGone: r.pod.gone, away: r.pod.away,
 		final: r.kind == bundle.TypeContainer && (r.pod.pod.never || r.pod.pod.untilSuccess && r.term != nil && r.term.ExitCode == 0),
-		dying: r.pod.pod.dying(), endSeen: r.endSeen, next: r.nextStart(), remembered: r.pod.remembered,
+		dying: r.pod.pod.dying(), endSeen: r.endSeen, remembered: r.pod.remembered,
 	}
 }
 

@@ -178,7 +178,7 @@ func (c *capture) otherLog(ctx context.Context, asked moment, res podlog.Result)
 		c.tail.Evidence = []string{"the container restarted before the closing read"}
 		return 0
 	}
-	if c.run.now().nextMayHave(res.HoleBefore) {
+	if c.run.nextMayHave(res.HoleBefore) {
 		c.tail.Evidence = []string{"what the kubelet serves by the run's name does not continue what is held, and may be the next run's"}
 		return 0
 	}
@@ -225,7 +225,7 @@ func (c *capture) makeCertain(ctx context.Context, refused podlog.Result) {
 	case m.podGone, m.slot == slotNone, c.podError() != nil, c.replaced:
 		return
 	case m.slot == slotPrevious: // the next read is by name, but the kubelet may be a run further than that
-		c.certain = told || !m.nextMayHave(refused.HoleBefore)
+		c.certain = told || !c.run.nextMayHave(refused.HoleBefore)
 		return
 	case m.dying: // there is no next run
 		c.certain = true
@@ -287,7 +287,7 @@ func (c *capture) foreign(m moment) bool {
 	}
 	first := c.log.First()
 	from := func(t time.Time) bool { return t.IsZero() || first.IsZero() || !first.Before(t) }
-	end := m.overAt()
+	end := m.overAt(c.run)
 	if errors.Is(c.podError(), errOtherPod) && from(end) && from(c.otherSince()) {
 		return true
 	}
@@ -312,7 +312,7 @@ func (c *capture) isNext(ctx context.Context, m moment) bool {
 	if c.run.laterBegins(c.log.First()) {
 		return true
 	}
-	end := m.overAt()
+	end := m.overAt(c.run)
 	if ctx.Err() != nil || end.IsZero() || c.log.First().Before(end) {
 		return false
 	}
