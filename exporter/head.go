@@ -73,15 +73,25 @@ func (r *run) witnessedHead() (first, empty time.Time) {
 	return r.head, empty
 }
 
-// provenFrom notes the stamp of the first line of the run's log, once that is proven to be all of it.
-func (r *run) provenFrom(first time.Time) {
+// beganBefore says whether a line of the run's log was seen that is from before a stamp.
+func (r *run) beganBefore(at time.Time) bool {
+	seen, _ := r.witnessedHead()
+	return !seen.IsZero() && seen.Before(at)
+}
+
+// holds notes the stamp of the first line of what was read as the run's log; zero notes nothing.
+func (r *run) holds(first time.Time) {
+	if first.IsZero() {
+		return
+	}
 	r.tracker.mu.Lock()
 	defer r.tracker.mu.Unlock()
 	r.first = first
 }
 
-// laterBegins says whether the log of a later run of the container is known to begin with a stamp.
-func (r *run) laterBegins(first time.Time) bool {
+// laterHolds says whether a later run of the container holds a log that begins with a stamp. That one is not this run's:
+// a run is asked for when it has begun, and the kubelet serves no log of a run before it by its name then.
+func (r *run) laterHolds(first time.Time) bool {
 	r.tracker.mu.Lock()
 	defer r.tracker.mu.Unlock()
 	return slices.ContainsFunc(r.pod.runs, func(o *run) bool {

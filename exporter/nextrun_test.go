@@ -399,3 +399,96 @@ func TestRefusedStreamThenAnotherByName(t *testing.T) {
 		t.Errorf("log %q, verdict %+v, reads %+v", w.text(rec), rec.Verdict, rec.Capture.Reads)
 	}
 }
+
+// The first line of a run was seen while it went on. Later it has been replaced twice, which the status does not tell
+// yet: by the run's name the kubelet gives the next one's log, once. It is not stored as this one's.
+func TestByNameAnotherThanWasSeen(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	pod, c := w.pod("loop")
+	start := time.Now().Truncate(time.Second).Add(-20 * time.Second)
+	s := &pod.Status.ContainerStatuses[0]
+	s.State.Running.StartedAt = metav1.NewTime(start)
+	c.Print(start.Add(300*time.Millisecond), firstWords)
+	w.kube.SetPod(pod)
+	w.start(nil)
+	w.until("a look", func() bool { return len(w.kube.Requests("limitBytes=")) > 0 })
+	<-time.After(200 * time.Millisecond)
+	c.Exit()
+	c.Restart()
+	c.Print(start.Add(5*time.Second), "another's\n")
+	c.Exit()
+	c.Restart()
+	c.Print(start.Add(15*time.Second), "a third one's\n")
+	var once sync.Once
+	w.kube.Log("shop", pod.Name, "app", func(rw http.ResponseWriter, r *http.Request) {
+		q := r.URL.Query()
+		serve := q.Get("previous") != "true"
+		if !serve && !q.Has("limitBytes") {
+			once.Do(func() { serve = true })
+		}
+		if serve {
+			c.Serve(rw, r)
+			return
+		}
+		_, _ = io.WriteString(rw, "unable to retrieve container logs for "+c.ID(0))
+	})
+	s.State = crashed(c.ID(0), start, start)
+	restart(pod, c)
+	s.State.Running.StartedAt = metav1.NewTime(start.Add(4 * time.Second))
+	w.kube.SetPod(pod)
+	w.late(2*time.Second, pod, func(s *corev1.ContainerStatus) {
+		s.State = crashed(c.ID(1), start.Add(4*time.Second), start.Add(5*time.Second))
+		restart(pod, c)
+	})
+	if rec := w.final(0); rec.Lines != 0 || rec.Verdict.Head.Cause != bundle.CauseReplacedBeforeRead {
+		t.Errorf("log %q, verdict %+v, reads %+v", w.text(rec), rec.Verdict, rec.Capture.Reads)
+	}
+}
+
+// The second run's log was read, and before its end was proven the third one has begun, which the status does not tell
+// yet: by the first run's name the kubelet gives the second one's log, once. It is not stored as both.
+func TestByNameWhatTheNextRunHolds(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	pod, c := w.pod("loop")
+	start := time.Now().Truncate(time.Second).Add(-20 * time.Second)
+	c.Exit()
+	c.Restart()
+	c.Print(start.Add(5*time.Second), firstWords)
+	c.Exit()
+	s := &pod.Status.ContainerStatuses[0]
+	s.RestartCount, s.ContainerID = 1, c.ID(1)
+	s.LastTerminationState = crashed(c.ID(0), start, start)
+	s.State = crashed(c.ID(1), start.Add(4*time.Second), start.Add(5*time.Second))
+	var read, given sync.Once
+	var third atomic.Bool
+	w.kube.Log("shop", pod.Name, "app", func(rw http.ResponseWriter, r *http.Request) {
+		q := r.URL.Query()
+		look, serve := q.Has("limitBytes"), q.Get("previous") != "true"
+		if !serve && !look && third.Load() {
+			given.Do(func() { serve = true })
+		}
+		if !serve {
+			_, _ = io.WriteString(rw, "unable to retrieve container logs for "+c.ID(0))
+			return
+		}
+		c.Serve(rw, r)
+		if !look {
+			read.Do(func() {
+				time.AfterFunc(300*time.Millisecond, func() {
+					c.Restart()
+					c.Print(start.Add(15*time.Second), "a third one's\n")
+					third.Store(true)
+				})
+			})
+		}
+	})
+	w.kube.SetPod(pod)
+	w.start(nil)
+	w.late(3*time.Second, pod, func(s *corev1.ContainerStatus) { restart(pod, c) })
+	w.hasFirst(1)
+	if rec := w.final(0); rec.Lines != 0 || rec.Verdict.Head.Cause != bundle.CauseReplacedBeforeRead {
+		t.Errorf("log %q, verdict %+v, reads %+v", w.text(rec), rec.Verdict, rec.Capture.Reads)
+	}
+}

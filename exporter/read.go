@@ -311,6 +311,7 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 		cause = ourCut(bounded)
 	}
 	done() // nobody looks at the log beside this from here on
+	c.run.holds(c.log.First())
 	if cause != nil {
 		err = cause
 	}

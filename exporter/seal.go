@@ -72,8 +72,8 @@ func (c *capture) seal(ctx context.Context) {
 	if err == nil && c.out != nil {
 		c.e.metrics.redacted(c.out.newMatches())
 	}
-	if rec.Verdict.Complete {
-		c.run.provenFrom(c.log.First())
+	if c.log != nil {
+		c.run.holds(c.log.First())
 	}
 	c.reset()
 	c.e.ship.add(key, rec)

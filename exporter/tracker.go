@@ -95,7 +95,7 @@ type run struct {
 	probed   bool          // its head is looked for
 	capture  *capture      // the queue's, touched under the tracker's lock only by whoever hands work out
 	head     time.Time     // stamp of the first line of the file, as a probe saw it; zero if it was empty
-	first    time.Time     // stamp of the first line of its log; zero until that is proven to be whole
+	first    time.Time     // stamp of the first line of what was read as its log; zero until there is one
 	stored   string        // key of the last snapshot of it
 	spoke    bool          // a piece of its first line was seen, and not its stamp
 	headOK   bool          // the log was seen empty while the run was young, so that head is where it began

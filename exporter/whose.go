@@ -302,21 +302,24 @@ func (c *capture) resetOthers(ctx context.Context, m moment) {
 	}
 }
 
-// isNext looks whether what is held begins as the proven log of a later run, or as the one that the kubelet serves of a
-// later run by now. The latter can be so only if no line of it is from before the second in which this run ended. If the
-// status shows later runs only, both logs that are served are theirs. No answer says nothing: see maySucceed.
+// isNext looks whether what is held is a later run's: it begins as what a later one holds, or as a later one may and this
+// one did not, of which an earlier line was seen, or as the log that the kubelet serves of a later run by now. That can be
+// so only if no line of it is from before the second in which this run ended. If the status shows later runs only, both
+// logs that are served are theirs. No answer says nothing: see maySucceed.
 func (c *capture) isNext(ctx context.Context, m moment) bool {
 	if c.log == nil || c.own || c.node != nil {
 		return false
 	}
-	if c.run.laterBegins(c.log.First()) {
+	first, end := c.log.First(), m.overAt(c.run)
+	switch {
+	case first.Before(end):
+		return false
+	case c.run.laterHolds(first), c.run.beganBefore(first) && m.endedBefore(first) && c.run.nextMayHave(first):
 		return true
-	}
-	end := m.overAt(c.run)
-	if ctx.Err() != nil || end.IsZero() || c.log.First().Before(end) {
+	case ctx.Err() != nil || end.IsZero():
 		return false
 	}
-	same := func(previous bool) bool { return c.glimpse(ctx, previous).first.Equal(c.log.First()) }
+	same := func(previous bool) bool { return c.glimpse(ctx, previous).first.Equal(first) }
 	if m.slot == slotNone {
 		return same(false) || same(true)
 	}
