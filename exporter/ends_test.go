@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -156,6 +157,44 @@ func TestFileGoneBeforeItsContainer(t *testing.T) {
 			exit(pod, 0)
 			w.kube.SetPod(pod)
 			if rec := w.final(0); !rec.Verdict.Complete {
+				t.Errorf("log %q, verdict %+v, reads %+v", w.text(rec), rec.Verdict, rec.Capture.Reads)
+			}
+		})
+	}
+}
+
+// The kubelet is slow to say that a dying pod's container is gone. All streams had come to a clean end before: the longer
+// they had, the less it is doubted that the container had ended by then.
+func TestSlowToTellOfTheRemoval(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		ends, takes time.Duration
+		complete    bool
+	}{
+		"after many ends": {600 * time.Millisecond, removalTakes + 100*time.Millisecond, true},
+		"after few":       {150 * time.Millisecond, removalTakes + 300*time.Millisecond, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			pod, c := w.pod("dying")
+			start := justStarted(pod)
+			c.Print(start.Add(300*time.Millisecond), firstWords)
+			w.kube.SetPod(pod)
+			w.start(nil)
+			w.dies(pod)
+			w.until("a stream", func() bool { return c.Following() > 0 })
+			c.Exit()
+			<-time.After(tt.ends)
+			w.kube.Log("shop", pod.Name, "app", func(rw http.ResponseWriter, r *http.Request) {
+				<-time.After(tt.takes)
+				c.Serve(rw, r)
+			})
+			c.Remove()
+			<-time.After(2 * tt.takes)
+			exit(pod, 0)
+			w.kube.SetPod(pod)
+			if rec := w.final(0); rec.Verdict.Complete != tt.complete || !strings.HasSuffix(w.text(rec), firstWords) {
 				t.Errorf("log %q, verdict %+v, reads %+v", w.text(rec), rec.Verdict, rec.Capture.Reads)
 			}
 		})

@@ -297,13 +297,14 @@ func (s streamEnd) recent() bool { return s.seen() && time.Since(s.at) < endWait
 
 // alive says whether the stream's end can be taken for the log's, now that its container or its pod is gone: it
 // was not that of a connection which had been dead for long, nor of one that broke while the container ran, or
-// after that and before the end of the log, for then a further one would have brought more.
+// after that and before the end of the log, for then a further one would have brought more. The longer all have ended at
+// once, the less that is doubted: on a busy node the word of the removal comes late. See quietFor, too.
 func (s streamEnd) alive() bool {
 	gone := s.gone
 	if gone.IsZero() || gone.Before(s.last) {
 		gone = time.Now()
 	}
-	return s.again && s.recent() && s.quiet < aliveWithin && gone.Sub(s.last) < removalTakes
+	return s.again && s.recent() && s.quiet < aliveWithin && gone.Sub(s.last) < removalTakes+s.last.Sub(s.at)
 }
 
 // reached says whether a read came to the end of what is held: no kubelet that has the log serves nothing of it.
