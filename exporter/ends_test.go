@@ -130,6 +130,18 @@ func TestClosingWithAClockAhead(t *testing.T) {
 	w.honest(fmt.Sprintf("%s first\n%s last\n", kubetest.Stamp(at), kubetest.Stamp(at.Add(time.Second))))
 }
 
+// dyingEnded returns a dying pod whose container has ended while its first words were streamed, and its status does not tell.
+func (w *world) dyingEnded() (*corev1.Pod, *kubetest.Container) {
+	pod, c := w.pod("dying")
+	c.Print(justStarted(pod).Add(300*time.Millisecond), firstWords)
+	w.kube.SetPod(pod)
+	w.start(nil)
+	w.dies(pod)
+	w.until("a stream", func() bool { return c.Following() > 0 })
+	c.Exit()
+	return pod, c
+}
+
 // The log's file is removed some time before its container is, and the kubelet has two sentences for that. All streams
 // had come to a clean end right before it.
 func TestFileGoneBeforeItsContainer(t *testing.T) {
@@ -141,14 +153,7 @@ func TestFileGoneBeforeItsContainer(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
-			pod, c := w.pod("dying")
-			start := justStarted(pod)
-			c.Print(start.Add(300*time.Millisecond), firstWords)
-			w.kube.SetPod(pod)
-			w.start(nil)
-			w.dies(pod)
-			w.until("a stream", func() bool { return c.Following() > 0 })
-			c.Exit()
+			pod, c := w.dyingEnded()
 			<-time.After(200 * time.Millisecond)
 			w.kube.Log("shop", pod.Name, "app", func(rw http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(rw, text) })
 			<-time.After(2 * removalTakes)
@@ -177,14 +182,7 @@ func TestSlowToTellOfTheRemoval(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
-			pod, c := w.pod("dying")
-			start := justStarted(pod)
-			c.Print(start.Add(300*time.Millisecond), firstWords)
-			w.kube.SetPod(pod)
-			w.start(nil)
-			w.dies(pod)
-			w.until("a stream", func() bool { return c.Following() > 0 })
-			c.Exit()
+			pod, c := w.dyingEnded()
 			<-time.After(tt.ends)
 			w.kube.Log("shop", pod.Name, "app", func(rw http.ResponseWriter, r *http.Request) {
 				<-time.After(tt.takes)

@@ -155,6 +155,11 @@ func (c *capture) consult(ctx context.Context) {
 	if c.had() && head() && c.judgeMiddle().State == bundle.Proven && c.tail.State == bundle.Proven && (c.own || !c.nextRuns) {
 		return
 	}
+	if c.had() && (c.own || !c.nextRuns) {
+		if first, _ := c.out.beginning(); !first.IsZero() {
+			c.run.witnessHead(first) // the node may have removed it since
+		}
+	}
 	c.keep()
 	_, err := c.fetch(ctx)
 	switch old := c.kept; {

@@ -356,3 +356,33 @@ func TestNodeFilesProveAStreamsTail(t *testing.T) {
 		t.Errorf("log %q, verdict %+v, reads %+v", got, rec.Verdict, rec.Capture.Reads)
 	}
 }
+
+// A stream has missed what the kubelet rotated away, and the node's files have it, but not the stream's first line any more:
+// what is read from them is more, and does not hide that it begins later.
+func TestNodeFilesLackAStreamsHead(t *testing.T) {
+	t.Parallel()
+	w, n := newWorld(t), newNode(t)
+	pod, c := w.pod("rotated")
+	at := time.Now()
+	pod.Status.ContainerStatuses[0].State.Running.StartedAt.Time = at.Add(-time.Hour)
+	n.write(pod, "0.log.20260102-030405", at.Add(time.Microsecond), "two", "three")
+	n.write(pod, "0.log", at.Add(3*time.Microsecond), "four")
+	w.kube.SetPod(pod)
+	w.start(func(o *Options) {
+		n.use(NodeLogsRecover)(o)
+		live(o)
+	})
+	w.until("a stream", func() bool { return c.Following() > 0 })
+	c.Print(at, "one\n")
+	w.until("what is printed to be read", func() bool { return c.Following() > 0 })
+	<-time.After(time.Second)
+	c.Rotate(at, "")
+	c.Print(at.Add(3*time.Microsecond), "four\n")
+	c.Exit()
+	exit(pod, 0)
+	w.kube.SetPod(pod)
+	rec := w.await(1)[0]
+	if v := rec.Verdict; words(w.text(rec)) != "two three four" || v.Head.State != bundle.Lost || !v.Head.After.Equal(at) {
+		t.Errorf("log %q, verdict %+v, reads %+v", words(w.text(rec)), rec.Verdict, rec.Capture.Reads)
+	}
+}
