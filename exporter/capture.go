@@ -87,6 +87,7 @@ type held struct {
 	earlier   *bundle.Record  // the snapshot that this log goes on from
 	resumed   bool            // it begins with what an earlier process has read
 	met       bool            // a read has come to the last line of that
+	begun     time.Time       // stamp of its first line, if that came by a stream which was opened before it was written
 	late      bool            // it was empty when a read of it had ended: what came later may be another's
 	nextRuns  bool            // it may be the log of one of the runs after this one
 	overtaken bool            // it was streamed, and the kubelet has an older log by this run's name

@@ -117,3 +117,37 @@ func TestHeadOfASmallFile(t *testing.T) {
 	}
 	w.account()
 }
+
+// A container is silent for some seconds, then writes its only lines and crashes at once, before anybody looks at them
+// while it runs. Its log was seen empty before, or streamed from then on.
+func TestHeadOfALateFirstLine(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		capture Capture
+		head    bundle.PartState
+		lines   string
+	}{
+		"final":         {CaptureFinal, bundle.Proven, "panic\nstack\n"},
+		"live":          {CaptureLive, bundle.Proven, "panic\nstack\n"},
+		"final, faster": {CaptureFinal, bundle.Unproven, strings.Repeat(strings.Repeat("x", 1000)+"\n", 300)},
+		"live, faster":  {CaptureLive, bundle.Unproven, strings.Repeat(strings.Repeat("x", 1000)+"\n", 300)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newTrapped(t, nil)
+			pod, c := w.pod("late")
+			w.kube.SetPod(pod)
+			w.run(func(o *Options) { o.Capture, o.RotateAt = tt.capture, 256<<10 })
+			w.until("a look", func() bool { return len(w.kube.Requests("limitBytes=")) > 0 || c.Following() > 0 })
+			<-time.After(nearStart + time.Second)
+			c.Print(time.Now(), tt.lines)
+			c.Exit()
+			exit(pod, 1)
+			w.kube.SetPod(pod)
+			if rec := w.await(1)[0]; rec.Verdict.Head.State != tt.head || rec.Verdict.Complete != (tt.head == bundle.Proven) {
+				t.Errorf("%d lines, verdict %+v, reads %+v", rec.Lines, rec.Verdict, rec.Capture.Reads)
+			}
+			w.account()
+		})
+	}
+}

@@ -49,9 +49,23 @@ func (r *run) silent() bool {
 func (r *run) stayedEmpty(opened time.Time) {
 	r.tracker.mu.Lock()
 	defer r.tracker.mu.Unlock()
-	if r.head.IsZero() && !r.spoke && (r.emptyAt.IsZero() && opened.Sub(r.startedAt) < r.tracker.fillsAFile || r.headOK && opened.Sub(r.emptyAt) < r.tracker.fillsAFile) {
+	if r.emptySince(opened) {
 		r.headOK, r.emptyAt = true, time.Now()
 	}
+}
+
+// beginsEmpty says whether what a stream brings first that was opened at that time is the beginning of the run's log, if
+// there was nothing then.
+func (r *run) beginsEmpty(opened time.Time) bool {
+	r.tracker.mu.Lock()
+	defer r.tracker.mu.Unlock()
+	return r.emptySince(opened)
+}
+
+// emptySince says whether a log that is empty at that time was so from its beginning on. The tracker's lock is held.
+func (r *run) emptySince(at time.Time) bool {
+	young := r.emptyAt.IsZero() && at.Sub(r.startedAt) < r.tracker.fillsAFile
+	return r.head.IsZero() && !r.spoke && (young || r.headOK && at.Sub(r.emptyAt) < r.tracker.fillsAFile)
 }
 
 // emptyUntil says whether the log was seen empty while the run was young, and never otherwise until so soon
@@ -62,12 +76,12 @@ func (r *run) emptyUntil(end time.Time) bool {
 	return r.headOK && r.head.IsZero() && end.Sub(r.emptyAt) < r.tracker.fillsAFile
 }
 
-// witnessedHead returns the stamp of the log's first line as it was seen while the run went on, and, if that
-// was the first line after an empty log, when it was seen empty last.
+// witnessedHead returns the stamp of the log's first line as it was seen while the run went on, zero if none was, and
+// when it was seen empty last, if what came after that is its beginning.
 func (r *run) witnessedHead() (first, empty time.Time) {
 	r.tracker.mu.Lock()
 	defer r.tracker.mu.Unlock()
-	if r.headOK && !r.head.IsZero() {
+	if r.headOK {
 		empty = r.emptyAt
 	}
 	return r.head, empty

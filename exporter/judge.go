@@ -95,7 +95,9 @@ func (c *capture) judgeHeadOf(m moment, b beginning) bundle.Part {
 		}
 	case b.empty && c.run.silent() && (c.run.emptyUntil(endOf(m)) || lived(c.run, m) < nearStart):
 		return proven("the kubelet served an empty log, and it was empty from the start")
-	case !seenEmpty.IsZero() && witness.Equal(first) && c.noFileBefore(b.burst, first.Sub(seenEmpty)):
+	case !first.IsZero() && first.Equal(c.begun) && c.noFileBefore(b.burst, 0):
+		return proven("a stream was opened when the log was empty yet, and its first line is the first one held")
+	case !seenEmpty.IsZero() && c.beginsAfter(seenEmpty, witness, first) && c.noFileBefore(b.burst, first.Sub(seenEmpty)):
 		return proven("the log was seen empty right after the start, and the first line after that is the first one held")
 	case !first.IsZero() && !first.Before(c.run.startedAt.Add(-time.Second)) && first.Sub(c.run.startedAt) < nearStart && c.noFileBefore(b.burst, nearStart):
 		return proven("the first line was written right after the start, and not in a burst that could have been rotated")
@@ -104,6 +106,15 @@ func (c *capture) judgeHeadOf(m moment, b beginning) bundle.Part {
 		State: bundle.Unproven, Cause: bundle.CauseNotWitnessed, Before: utc(first),
 		Evidence: []string{"the log was first seen too late to exclude a rotation before it"},
 	}
+}
+
+// beginsAfter says whether the first line held is the one that came after the log was seen empty: it was seen then, or the
+// run ended before the next look, and too soon to fill a file.
+func (c *capture) beginsAfter(empty, witness, first time.Time) bool {
+	if !witness.IsZero() {
+		return witness.Equal(first)
+	}
+	return !first.Before(empty) && first.Sub(empty) < c.run.tracker.fillsAFile
 }
 
 // noFileBefore says whether a container that writes at the speed at which its log begins, in bytes per second, takes at

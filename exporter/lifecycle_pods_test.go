@@ -29,13 +29,14 @@ type vessel struct {
 	files   []string      // of the current run, the oldest first
 	size    int           // of the newest
 	late    time.Duration // its status, of a run's end and the next one's start
+	lag     time.Duration // by which a run's start is noted after it
 
 	mu      sync.Mutex
 	told    *corev1.Pod   // as it was shown last
 	waiting []*corev1.Pod // statuses that are not told yet
 	c       *kubetest.Container
 	run     int
-	began   time.Time
+	began   time.Time // as its status tells
 	ended   time.Time
 	waits   bool       // in a back-off: the kubelet calls the run that has ended the previous one, too
 	lies    *rand.Rand // about what is asked for
@@ -55,6 +56,9 @@ func (k *cluster) newVessel(name string, i, again int) *vessel {
 	}
 	if r.IntN(2) == 0 {
 		v.late = time.Duration(r.IntN(4000)) * time.Millisecond
+	}
+	if r.IntN(2) == 0 {
+		v.lag = time.Duration(r.IntN(1500)) * time.Millisecond
 	}
 	k.mu.Lock()
 	k.pods = append(k.pods, v)
@@ -158,7 +162,7 @@ func (v *vessel) live() {
 func (v *vessel) begins() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.began, v.files, v.size = time.Now(), []string{fmt.Sprintf("%d.log", v.run)}, 0
+	v.began, v.files, v.size = time.Now().Add(v.lag), []string{fmt.Sprintf("%d.log", v.run)}, 0
 }
 
 func (v *vessel) running() corev1.ContainerState {

@@ -137,6 +137,13 @@ func (c *capture) closing(ctx context.Context) {
 			return
 		}
 	}
+	if silent && more > 0 && m.slot == slotPrevious && c.asked == slotPrevious {
+		c.own = false
+		if !c.checkPrevious(ctx, m) {
+			c.seal(ctx)
+			return
+		}
+	}
 	again := (silent || c.beforeEnd) && more == 0 && c.closings == 0 && c.tail.State == bundle.Proven
 	if (more > 0 || again) && ctx.Err() == nil && c.closings < maxClosings {
 		c.closings++
@@ -163,7 +170,9 @@ func (c *capture) closing(ctx context.Context) {
 		c.nextRuns = false
 		c.checkPrevious(ctx, m)
 	}
-	c.seal(ctx)
+	if !c.awaitsNext() {
+		c.seal(ctx)
+	}
 }
 
 // doubtEnd says whether the closing read is to be made again because it was refused, or did not come to a clean end:
@@ -221,8 +230,11 @@ func (c *capture) readEnd(ctx context.Context) (more int64) {
 		return 0
 	}
 	c.own = c.own || c.vouches(req, res)
-	if errors.Is(err, podlog.ErrHole) {
+	switch {
+	case errors.Is(err, podlog.ErrHole):
 		return c.otherLog(ctx, m, res)
+	case err == nil && res.Bytes == 0 && before > 0 && c.asked == slotCurrent && m.slot == slotCurrent:
+		return c.emptied(ctx)
 	}
 	c.joined(res)
 	if err == nil && res.TextKind == podlog.TextNone && c.reached(res) {
@@ -285,7 +297,8 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 	if !c.ready() {
 		return podlog.Result{}, false
 	}
-	c.late = c.late || c.served && c.log.Bytes() == 0
+	empty := c.log.Bytes() == 0
+	c.late = c.late || c.served && empty
 	bounded, watched, done := c.watchdog(ctx, req.Follow)
 	defer done()
 	opened := time.Now()
@@ -316,13 +329,7 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 		err = cause
 	}
 	c.note(method, res, err)
-	switch {
-	case c.log.Bytes() > 0:
-	case res.Join == podlog.JoinShort:
-		c.run.speaks()
-	case req.Follow:
-		c.run.stayedEmpty(opened)
-	}
+	c.seeBeginning(req, res, opened, empty)
 	c.own = c.vouches(req, res)
 	if errors.Is(err, podlog.ErrHole) {
 		c.makeCertain(ctx, res)
@@ -357,6 +364,20 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 	c.beforeEnd = c.beforeEnd && !req.Follow
 	c.answered(res)
 	return res, true
+}
+
+// seeBeginning notes what a read, opened at that time, tells of the beginning of a log that was empty before, or not.
+func (c *capture) seeBeginning(req podlog.Request, res podlog.Result, opened time.Time, empty bool) {
+	first := c.log.First()
+	switch {
+	case c.log.Bytes() > 0 && empty && req.Follow && first.After(opened) && c.run.beginsEmpty(opened):
+		c.begun = first
+	case c.log.Bytes() > 0:
+	case res.Join == podlog.JoinShort:
+		c.run.speaks()
+	case req.Follow:
+		c.run.stayedEmpty(opened)
+	}
 }
 
 // ready says whether the run's log may be asked for, and there is a place for what comes.

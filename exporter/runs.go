@@ -1,6 +1,7 @@
 package exporter
 
 import (
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -104,6 +105,20 @@ func (v view) ended(t *corev1.ContainerStateTerminated) view {
 	return v
 }
 
+// startLag is more than a run's first line is older than its start, which a busy runtime notes some time after it.
+const startLag = 2 * time.Second
+
+// follows says whether a stamp is that of a run before this one: from before such a run's end, or from well before
+// this one's start.
+func (r *run) follows(stamp time.Time) bool {
+	r.tracker.mu.Lock()
+	defer r.tracker.mu.Unlock()
+	earlier := slices.ContainsFunc(r.pod.runs, func(o *run) bool {
+		return o.id.container == r.id.container && o.restart < r.restart && o.term != nil && stamp.Before(o.term.FinishedAt.Time)
+	})
+	return !stamp.IsZero() && (earlier || stamp.Before(r.startedAt.Add(-startLag)))
+}
+
 // restartable says whether the container may have a successor by now.
 func (m moment) restartable() bool {
 	return m.pod.phase != corev1.PodSucceeded && m.pod.phase != corev1.PodFailed && !m.dying && !m.podGone && !m.final
@@ -133,10 +148,24 @@ func (m moment) endedBefore(at time.Time) bool {
 	return m.term != nil && !m.term.FinishedAt.IsZero() && at.After(m.term.FinishedAt.Add(time.Second))
 }
 
+// nextFrom returns when a later run that is known may have written its first line at the earliest: not before this one's
+// end. It is zero if none is known.
+func (r *run) nextFrom() time.Time {
+	next := r.nextStart()
+	if next.IsZero() {
+		return next
+	}
+	from := next.Add(-startLag)
+	if t := r.now().term; t != nil && t.FinishedAt.After(from) {
+		return t.FinishedAt.Time
+	}
+	return from
+}
+
 // nextMayHave says whether a line with this stamp may be that of a later run that is known.
 func (r *run) nextMayHave(at time.Time) bool {
-	next := r.nextStart()
-	return !next.IsZero() && !at.Before(next)
+	from := r.nextFrom()
+	return !from.IsZero() && !at.Before(from)
 }
 
 // overAt returns a time in whole seconds at which a run had ended, zero if none is known: if its end was never shown,
@@ -146,4 +175,12 @@ func (m moment) overAt(r *run) time.Time {
 		return m.term.FinishedAt.Time
 	}
 	return r.nextStart()
+}
+
+// laterFrom returns a time before which no later run has written anything, zero if none is known.
+func (m moment) laterFrom(r *run) time.Time {
+	if m.term != nil {
+		return m.term.FinishedAt.Time
+	}
+	return r.nextFrom()
 }

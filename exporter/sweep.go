@@ -175,11 +175,10 @@ func (c *capture) snapshotAgain(ctx context.Context) {
 func (c *capture) superseded(ctx context.Context) bool {
 	previous := c.glimpse(ctx, true)
 	if previous.first.IsZero() {
-		return previous.own
+		return previous.own || previous.empty && c.run.restart == 0
 	}
 	witness, _ := c.run.witnessedHead()
-	return previous.first.Equal(witness) || c.run.restart == 0 && !previous.first.Before(c.run.startedAt) ||
-		!previous.first.Before(c.run.startedAt.Add(time.Second))
+	return previous.first.Equal(witness) || c.run.restart == 0 || !previous.first.Before(c.run.startedAt.Add(time.Second))
 }
 
 // storeSnapshot stores what was read of a run that goes on.

@@ -110,7 +110,7 @@ func (c *capture) precedesOurs(b glimpse) bool {
 		m, first := c.run.now(), c.log.First()
 		return !m.pod.restartsAll && (m.term == nil || !first.After(m.term.FinishedAt.Add(time.Second)))
 	}
-	return b.past || !b.first.IsZero() && b.first.Before(c.run.startedAt)
+	return b.past || c.run.follows(b.first)
 }
 
 // takePrevious reads what the kubelet calls the previous log, whose first stamp was seen, as this run's.
@@ -189,6 +189,19 @@ func (c *capture) otherLog(ctx context.Context, asked moment, res podlog.Result)
 	return c.readEnd(ctx)
 }
 
+// emptied handles a closing read that brings nothing of what is held. The file of a container that has ended is not
+// emptied any more, so this is the next run's log.
+func (c *capture) emptied(ctx context.Context) (more int64) {
+	c.awaitMove(ctx)
+	c.seePod(ctx)
+	if c.run.now().slot == slotPrevious {
+		c.own = !c.nextRuns
+		return c.readEnd(ctx) // by name now
+	}
+	c.tail.Evidence = []string{"the closing read ended before what is held"}
+	return 0
+}
+
 // awaitMove gives the status the time to tell that the run's container has restarted.
 func (c *capture) awaitMove(ctx context.Context) {
 	timer := time.NewTimer(endWait)
@@ -227,9 +240,6 @@ func (c *capture) makeCertain(ctx context.Context, refused podlog.Result) {
 	case m.slot == slotPrevious: // the next read is by name, but the kubelet may be a run further than that
 		c.certain = told || !c.run.nextMayHave(refused.HoleBefore)
 		return
-	case m.dying: // there is no next run
-		c.certain = true
-		return
 	}
 	b := c.glimpse(ctx, true)
 	switch {
@@ -237,8 +247,8 @@ func (c *capture) makeCertain(ctx context.Context, refused podlog.Result) {
 		c.certain = true
 	case b.own, !b.first.IsZero() && !b.first.After(c.log.Last()):
 		c.replaced = true
-	default: // it cannot be told
-		c.certain = told
+	default: // it cannot be told, and the log of a dying pod will not wait, if it is not seen that there are two later ones
+		c.certain = told || m.dying && b.first.IsZero()
 	}
 }
 
@@ -265,7 +275,7 @@ func (c *capture) surely(ctx context.Context) bool {
 	}
 	b := c.glimpse(ctx, true)
 	first, _ := c.out.beginning()
-	return b.none && (!c.run.now().pod.restartsAll || time.Since(first) > c.e.statusWait) || !b.first.IsZero() && b.first.Before(c.run.startedAt)
+	return b.none && (!c.run.now().pod.restartsAll || time.Since(first) > c.e.statusWait) || c.run.follows(b.first)
 }
 
 // foreign says whether what was read may be another run's, so that it must not be stored as this
@@ -292,7 +302,7 @@ func (c *capture) foreign(m moment) bool {
 		return true
 	}
 	streamed := c.followed && !c.late && (end.IsZero() || !first.After(end.Add(time.Second)))
-	return !streamed && !m.podGone && c.asked != m.slot && from(end)
+	return !streamed && !m.podGone && c.asked != m.slot && from(m.laterFrom(c.run))
 }
 
 // resetOthers throws away what is held if it may be another run's, unless it is older than what the kubelet has.
@@ -310,13 +320,13 @@ func (c *capture) isNext(ctx context.Context, m moment) bool {
 	if c.log == nil || c.own || c.node != nil {
 		return false
 	}
-	first, end := c.log.First(), m.overAt(c.run)
+	first, from := c.log.First(), m.laterFrom(c.run)
 	switch {
-	case first.Before(end):
+	case first.Before(from):
 		return false
 	case c.run.laterHolds(first), c.run.beganBefore(first) && m.endedBefore(first) && c.run.nextMayHave(first):
 		return true
-	case ctx.Err() != nil || end.IsZero():
+	case ctx.Err() != nil || from.IsZero():
 		return false
 	}
 	same := func(previous bool) bool { return c.glimpse(ctx, previous).first.Equal(first) }

@@ -204,3 +204,127 @@ func TestSuccessorOfALaterRun(t *testing.T) {
 	}
 	w.account()
 }
+
+// A busy runtime notes a container's start when that has written its first line already, or has ended. The next run has
+// begun, and the status does not tell yet: what the kubelet calls the previous log is this run's, not that of one before it.
+func TestFirstLineBeforeTheStart(t *testing.T) {
+	t.Parallel()
+	for name, next := range map[string]time.Duration{"long after its end": 6 * time.Second, "at once": 1900 * time.Millisecond} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			pod, c := w.pod("loop")
+			began := time.Now().Add(-10 * time.Second).Truncate(time.Second)
+			start := began.Add(time.Second)
+			c.Print(began.Add(800*time.Millisecond), firstWords)
+			c.Exit()
+			c.Restart()
+			c.Print(began.Add(next), "another's\n")
+			pod.Status.ContainerStatuses[0].State = crashed(c.ID(0), start, start)
+			w.kube.SetPod(pod)
+			w.late(3*time.Second, pod, func(s *corev1.ContainerStatus) {
+				s.LastTerminationState = s.State
+				s.State = corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(began.Add(next).Truncate(time.Second))}}
+				s.RestartCount, s.ContainerID = 1, c.ID(1)
+			})
+			w.start(nil)
+			if rec := w.final(0); !strings.HasSuffix(w.text(rec), firstWords) || rec.Lines != 1 {
+				t.Errorf("log %q, verdict %+v, reads %+v", w.text(rec), rec.Verdict, rec.Capture.Reads)
+			}
+		})
+	}
+}
+
+// The runtime has noted the next run's start after that had written its first line. What the kubelet calls the previous
+// log begins before it, and is this run's, if no status tells in time that the next run has ended too, or that one's.
+func TestNextStartsBeforeItsStart(t *testing.T) {
+	t.Parallel()
+	for name, third := range map[string]bool{"the next run goes on": false, "the next run has ended": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			pod, c := w.pod("loop")
+			end := time.Now().Add(-10 * time.Second).Truncate(time.Second)
+			next := end.Add(time.Second) // began in the second before
+			c.Print(end.Add(300*time.Millisecond), firstWords)
+			c.Exit()
+			c.Restart()
+			if third {
+				c.Print(end.Add(900*time.Millisecond), "another's\n")
+				c.Exit()
+				c.Restart()
+			}
+			s := &pod.Status.ContainerStatuses[0]
+			s.RestartCount, s.ContainerID, s.LastTerminationState = 1, c.ID(1), crashed(c.ID(0), end, end)
+			s.State = corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(next)}}
+			w.kube.SetPod(pod)
+			if third {
+				w.late(1500*time.Millisecond, pod, func(s *corev1.ContainerStatus) {
+					s.LastTerminationState = crashed(c.ID(1), next, next)
+					s.State = corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(end.Add(8 * time.Second))}}
+					s.RestartCount, s.ContainerID = 2, c.ID(2)
+				})
+			}
+			w.begin(func(e *Exporter) { e.statusWait = 3 * time.Second }, nil)
+			rec := w.final(0)
+			if got := w.text(rec); strings.HasSuffix(got, firstWords) == third || rec.Verdict.Complete == third || strings.Contains(got, "another") {
+				t.Errorf("log %q, verdict %+v, reads %+v", got, rec.Verdict, rec.Capture.Reads)
+			}
+		})
+	}
+}
+
+// A container was restarted, which the status does not tell, and then its pod begins to be deleted. What was streamed is
+// the first run's, and the kubelet calls it the previous log: what it serves as the current one is not taken for the rest.
+func TestDyingAfterARestartThatWasNotTold(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	pod, c, start := w.firstStreamed()
+	c.Exit()
+	c.Restart()
+	c.Print(start.Add(1500*time.Millisecond), "another's\n")
+	w.dies(pod)
+	<-time.After(time.Second)
+	c.Exit()
+	s := &pod.Status.ContainerStatuses[0]
+	s.LastTerminationState = crashed(c.ID(0), start, start)
+	s.State = crashed(c.ID(1), start.Add(time.Second), time.Now())
+	s.RestartCount, s.ContainerID = 1, c.ID(1)
+	w.kube.SetPod(pod)
+	<-time.After(500 * time.Millisecond)
+	c.Remove()
+	w.kube.DeletePod(pod.Namespace, pod.Name)
+	if rec := w.final(0); !strings.HasSuffix(w.text(rec), firstWords) || rec.Lines != 1 {
+		t.Errorf("log %q, verdict %+v, reads %+v", w.text(rec), rec.Verdict, rec.Capture.Reads)
+	}
+}
+
+// The log was read whole, and before the closing read the next run has begun, which is silent. The status tells of it late;
+// then the run's log is read to its end by its name.
+func TestSilentNextRunBeforeClosing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	pod, c := w.pod("loop")
+	start := justStarted(pod)
+	c.Print(start.Add(300*time.Millisecond), firstWords)
+	c.Exit()
+	next := start.Add(time.Second)
+	pod.Status.ContainerStatuses[0].State = crashed(c.ID(0), start, next)
+	var reads atomic.Int32
+	w.kube.Log("shop", pod.Name, "app", func(rw http.ResponseWriter, r *http.Request) {
+		if !r.URL.Query().Has("limitBytes") && reads.Add(1) == 2 {
+			c.Restart()
+			w.late(1500*time.Millisecond, pod, func(s *corev1.ContainerStatus) {
+				s.LastTerminationState = s.State
+				s.State = corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(next)}}
+				s.RestartCount, s.ContainerID = 1, c.ID(1)
+			})
+		}
+		c.Serve(rw, r)
+	})
+	w.kube.SetPod(pod)
+	w.start(nil)
+	if rec := w.final(0); !rec.Verdict.Complete || !strings.HasSuffix(w.text(rec), firstWords) {
+		t.Errorf("log %q, verdict %+v, reads %+v", w.text(rec), rec.Verdict, rec.Capture.Reads)
+	}
+}
