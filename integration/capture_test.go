@@ -187,6 +187,9 @@ func (c *cluster) checkCrashes(t *testing.T, b *timed, all []*bundle.Record) {
 // any back-off. A second after that one has died too the kubelet removes the log of the first, and what it served before
 // may have been either's. A later run's is served for a whole back-off, unless its end is told after that.
 func goneBeforeRead(rec, next *bundle.Record) bool {
+	if rec.Verdict.Head.Cause == bundle.CauseUnseenRuns { // when the status told of anything, the second one had died too
+		return rec.Container.RestartCount == 0 && len(rec.Capture.Reads) == 0
+	}
 	if rec.Verdict.Head.Cause != bundle.CauseReplacedBeforeRead || next == nil {
 		return false
 	}
