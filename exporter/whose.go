@@ -242,13 +242,16 @@ func (c *capture) makeCertain(ctx context.Context, refused podlog.Result) {
 		return
 	}
 	b := c.glimpse(ctx, true)
+	if m.dying && b == (glimpse{}) { // it was not answered
+		b = c.glimpse(ctx, true)
+	}
 	switch {
 	case b.none && !m.pod.restartsAll, !b.first.IsZero() && b.first.Before(c.log.First()):
 		c.certain = true
 	case b.own, !b.first.IsZero() && !b.first.After(c.log.Last()):
 		c.replaced = true
-	default: // it cannot be told, and the log of a dying pod will not wait, if it is not seen that there are two later ones
-		c.certain = told || m.dying && b.first.IsZero()
+	default: // it cannot be told, and the log of a dying pod will not wait, unless it shows that it is a later run's
+		c.certain = told || m.dying && b.first.IsZero() && !m.endedBefore(refused.HoleBefore)
 	}
 }
 
