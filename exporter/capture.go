@@ -52,7 +52,7 @@ type capture struct {
 	doubted   time.Time   // since when reads do not continue what is held
 	renew     bool        // the last stream was cut because it had lasted long enough
 	beside    *besideRead // what was read beside the last stream
-	followed  bool        // a stream was asked for
+	followed  bool        // a stream was opened
 	crowded   time.Time   // when the node had no stream to spare
 	heard     time.Time   // when the last body brought something
 	gone      bool        // the API has no more to give

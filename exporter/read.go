@@ -293,7 +293,7 @@ func (e *Exporter) wholeAgain() int64 { return max(wholeAgain, e.rotateAt) }
 func (c *capture) take(ctx context.Context, method string, req podlog.Request) (podlog.Result, bool) {
 	node := c.node
 	c.tail, c.aligned, c.node, c.own = bundle.Part{}, false, nil, false // whatever was proven before, there is more to come
-	c.followed, c.renew, c.beforeEnd = c.followed || req.Follow, false, !c.run.now().ended()
+	c.renew, c.beforeEnd = false, !c.run.now().ended()
 	if !c.ready() {
 		return podlog.Result{}, false
 	}
@@ -306,6 +306,7 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 	body, err := c.e.source.Open(bounded, c.request(req))
 	answered(err)
 	if cut := ourCut(bounded); err != nil && cut != nil { // no header comes before the first byte
+		c.followed = c.followed || req.Follow
 		done()
 		return c.silent(method, opened, cut), true
 	}
@@ -315,7 +316,7 @@ func (c *capture) take(ctx context.Context, method string, req podlog.Request) (
 		return podlog.Result{}, false
 	}
 	defer body.Close() //nolint:errcheck // the read's own error is the one that counts
-	c.nodeAway, c.heard = false, time.Now()
+	c.followed, c.nodeAway, c.heard = c.followed || req.Follow, false, time.Now()
 	c.log.RefuseHoles = c.log.Bytes() > 0 && !(c.certain && (req.Previous || c.run.now().slot == slotCurrent))
 	res, err := c.log.Read(watched(body))
 	var werr *podlog.WriteError
