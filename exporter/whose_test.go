@@ -328,3 +328,33 @@ func TestSilentNextRunBeforeClosing(t *testing.T) {
 		t.Errorf("log %q, verdict %+v, reads %+v", w.text(rec), rec.Verdict, rec.Capture.Reads)
 	}
 }
+
+// A container was restarted, which the status does not tell, and its pod begins to be deleted while the node is away: no
+// stream is ever opened. The log that is served then is empty, and the next run's: it proves nothing of the first one's.
+func TestDyingWithoutAStream(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	pod, c := w.pod("dying")
+	start := justStarted(pod)
+	c.Print(start.Add(300*time.Millisecond), firstWords)
+	c.Exit()
+	c.Restart()
+	w.kube.Log("shop", pod.Name, "app", unreachable)
+	w.kube.SetPod(pod)
+	w.start(nil)
+	w.dies(pod)
+	w.until("a stream is asked for", func() bool { return len(w.kube.Requests("follow=true")) > 0 })
+	w.kube.Log("shop", pod.Name, "app", func(rw http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Has("follow") {
+			unreachable(rw, r)
+			return
+		}
+		c.Serve(rw, r)
+	})
+	c.Exit()
+	pod.Status.ContainerStatuses[0].State = crashed(c.ID(0), start, start.Add(time.Second))
+	w.kube.SetPod(pod)
+	if rec := w.final(0); rec.Verdict.Complete && !strings.HasSuffix(w.text(rec), firstWords) {
+		t.Errorf("log %q, verdict %+v, reads %+v", w.text(rec), rec.Verdict, rec.Capture.Reads)
+	}
+}
