@@ -205,6 +205,15 @@ func TestSuccessorOfALaterRun(t *testing.T) {
 	w.account()
 }
 
+// nextGoesOn shows that the first run has ended, as was told before, and that the next one goes on.
+func nextGoesOn(c *kubetest.Container, start time.Time) func(*corev1.ContainerStatus) {
+	return func(s *corev1.ContainerStatus) {
+		s.LastTerminationState = s.State
+		s.State = corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(start.Truncate(time.Second))}}
+		s.RestartCount, s.ContainerID = 1, c.ID(1)
+	}
+}
+
 // A busy runtime notes a container's start when that has written its first line already, or has ended. The next run has
 // begun, and the status does not tell yet: what the kubelet calls the previous log is this run's, not that of one before it.
 func TestFirstLineBeforeTheStart(t *testing.T) {
@@ -222,11 +231,7 @@ func TestFirstLineBeforeTheStart(t *testing.T) {
 			c.Print(began.Add(next), "another's\n")
 			pod.Status.ContainerStatuses[0].State = crashed(c.ID(0), start, start)
 			w.kube.SetPod(pod)
-			w.late(3*time.Second, pod, func(s *corev1.ContainerStatus) {
-				s.LastTerminationState = s.State
-				s.State = corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(began.Add(next).Truncate(time.Second))}}
-				s.RestartCount, s.ContainerID = 1, c.ID(1)
-			})
+			w.late(3*time.Second, pod, nextGoesOn(c, began.Add(next)))
 			w.start(nil)
 			if rec := w.final(0); !strings.HasSuffix(w.text(rec), firstWords) || rec.Lines != 1 {
 				t.Errorf("log %q, verdict %+v, reads %+v", w.text(rec), rec.Verdict, rec.Capture.Reads)
@@ -314,11 +319,7 @@ func TestSilentNextRunBeforeClosing(t *testing.T) {
 	w.kube.Log("shop", pod.Name, "app", func(rw http.ResponseWriter, r *http.Request) {
 		if !r.URL.Query().Has("limitBytes") && reads.Add(1) == 2 {
 			c.Restart()
-			w.late(1500*time.Millisecond, pod, func(s *corev1.ContainerStatus) {
-				s.LastTerminationState = s.State
-				s.State = corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(next)}}
-				s.RestartCount, s.ContainerID = 1, c.ID(1)
-			})
+			w.late(1500*time.Millisecond, pod, nextGoesOn(c, next))
 		}
 		c.Serve(rw, r)
 	})
